@@ -1,3 +1,8 @@
 //! What whole-system tests are made of: sample nodes, the real binaries, conditions to wait for.
 
+pub mod binaries;
+pub mod collector;
+pub mod daemon;
 pub mod node;
+pub mod process;
+pub mod wait;
