@@ -1,0 +1,276 @@
+//! Audit policies of the API server: reading them, and asking what level a request would be logged at.
+//!
+//! The API server takes the first rule that matches a request (`audit.k8s.io/v1`). A rule matches by user, group, verb
+//! and then by resource and namespace or by non-resource URL; what it leaves out matches everything. No rule: not
+//! logged.
+
+use serde_json::Value;
+
+use crate::document::{DocumentError, parse_yaml_map, strings};
+
+/// How much is logged, in rising order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Nothing.
+    None,
+    /// Who, what, when; no bodies.
+    Metadata,
+    /// The request's body too.
+    Request,
+    /// Both bodies.
+    RequestResponse,
+}
+
+impl Level {
+    /// The level by its name in a policy.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "None" => Some(Self::None),
+            "Metadata" => Some(Self::Metadata),
+            "Request" => Some(Self::Request),
+            "RequestResponse" => Some(Self::RequestResponse),
+            _ => None,
+        }
+    }
+
+    /// Its name in a policy.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "None",
+            Self::Metadata => "Metadata",
+            Self::Request => "Request",
+            Self::RequestResponse => "RequestResponse",
+        }
+    }
+}
+
+/// An audit policy.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuditPolicy {
+    /// Its rules, in order. May be empty; the API server refuses that.
+    pub rules: Vec<AuditRule>,
+}
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRule {
+    /// What it logs.
+    pub level: Level,
+    /// Users it is for; empty: all.
+    pub users: Vec<String>,
+    /// Groups it is for; empty: all.
+    pub user_groups: Vec<String>,
+    /// Verbs it is for; empty: all. There is no wildcard for verbs.
+    pub verbs: Vec<String>,
+    /// Resources it is for; empty: all.
+    pub resources: Vec<GroupResources>,
+    /// Namespaces it is for; empty: all.
+    pub namespaces: Vec<String>,
+    /// Paths it is for that are no resources.
+    pub non_resource_urls: Vec<String>,
+    /// Stages in which it logs nothing, those of the whole policy included.
+    pub omit_stages: Vec<String>,
+}
+
+/// Resources of one API group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GroupResources {
+    /// API group; empty is the core group.
+    pub group: String,
+    /// `pods`, `pods/log`, `pods/*`, `*/scale`, `*`; empty: all of the group.
+    pub resources: Vec<String>,
+    /// Names it is for; empty: all.
+    pub resource_names: Vec<String>,
+}
+
+/// Verbs of requests on resources.
+pub const ALL_VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+
+/// Most rules a policy may have to be looked at.
+const MAX_RULES: usize = 2000;
+
+impl AuditPolicy {
+    /// Reads a policy from YAML or JSON.
+    ///
+    /// # Errors
+    /// When it is not a `Policy` of `audit.k8s.io`, or a rule has no valid level.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let value = parse_yaml_map(bytes)?;
+        let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+        if text("kind") != "Policy" || !text("apiVersion").starts_with("audit.k8s.io/") {
+            return Err(DocumentError::shape("kind must be Policy and apiVersion audit.k8s.io/v1"));
+        }
+        let omitted = strings(value.get("omitStages"), "omitStages")?;
+        let list = match value.get("rules") {
+            None | Some(Value::Null) => return Ok(Self::default()),
+            Some(Value::Array(list)) => list,
+            Some(_) => return Err(DocumentError::shape("rules must be a list")),
+        };
+        if list.len() > MAX_RULES {
+            return Err(DocumentError::shape(format!("{} rules, more than the {MAX_RULES} that are read", list.len())));
+        }
+        let rules = list
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| AuditRule::read(rule, index, &omitted))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { rules })
+    }
+
+    /// The rules that requests of this kind can meet, in order: each with whether it takes all of what is left. The
+    /// last one is complete, or requests are left that no rule takes (not logged).
+    pub(crate) fn meet(&self, request: &Request<'_>) -> Vec<Met<'_>> {
+        let mut met = Vec::new();
+        for (index, rule) in self.rules.iter().enumerate() {
+            let cover = rule.covers(request);
+            if cover == Cover::None {
+                continue;
+            }
+            met.push(Met { rule: Some((index, rule)), level: rule.effective_level() });
+            if cover == Cover::All {
+                return met;
+            }
+        }
+        met.push(Met { rule: None, level: Level::None });
+        met
+    }
+}
+
+/// A rule that some requests meet, or the end of the rules.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Met<'a> {
+    /// Its place (from 0); none at the end of the rules.
+    pub(crate) rule: Option<(usize, &'a AuditRule)>,
+    /// What is logged there.
+    pub(crate) level: Level,
+}
+
+/// A kind of request: every user, every namespace and every name, but one verb and one resource.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) resource: &'a str,
+    /// None: the resource itself.
+    pub(crate) subresource: Option<&'a str>,
+    pub(crate) verb: &'a str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cover {
+    None,
+    Some,
+    All,
+}
+
+impl AuditRule {
+    fn read(rule: &Value, index: usize, omitted: &[String]) -> Result<Self, DocumentError> {
+        let what = |field: &str| format!("rules[{index}].{field}");
+        let level = rule
+            .get("level")
+            .and_then(Value::as_str)
+            .and_then(Level::parse)
+            .ok_or_else(|| DocumentError::shape(format!("rules[{index}] has no valid level")))?;
+        let list = |field: &str| strings(rule.get(field), &what(field));
+        let mut resources = Vec::new();
+        match rule.get("resources") {
+            None | Some(Value::Null) => {}
+            Some(Value::Array(entries)) => {
+                for entry in entries {
+                    resources.push(GroupResources {
+                        group: entry.get("group").and_then(Value::as_str).unwrap_or_default().to_owned(),
+                        resources: strings(entry.get("resources"), &what("resources[].resources"))?,
+                        resource_names: strings(entry.get("resourceNames"), &what("resources[].resourceNames"))?,
+                    });
+                }
+            }
+            Some(_) => return Err(DocumentError::shape(format!("{} must be a list", what("resources")))),
+        }
+        let mut omit_stages = list("omitStages")?;
+        omit_stages.extend_from_slice(omitted);
+        Ok(Self {
+            level,
+            users: list("users")?,
+            user_groups: list("userGroups")?,
+            verbs: list("verbs")?,
+            resources,
+            namespaces: list("namespaces")?,
+            non_resource_urls: list("nonResourceURLs")?,
+            omit_stages,
+        })
+    }
+
+    /// What really reaches the log: a rule that omits both the first and the last stage logs nothing of a request that
+    /// goes well.
+    fn effective_level(&self) -> Level {
+        let omits = |stage: &str| self.omit_stages.iter().any(|s| s == stage);
+        if omits("RequestReceived") && omits("ResponseComplete") { Level::None } else { self.level }
+    }
+
+    /// Whether it is for the components of Kubernetes alone, which act without a person behind them.
+    pub(crate) fn only_for_components(&self) -> bool {
+        const COMPONENTS: [&str; 8] = [
+            "system:apiserver",
+            "system:kube-proxy",
+            "system:kube-scheduler",
+            "system:kube-controller-manager",
+            "system:k3s-controller",
+            "system:k3s-supervisor",
+            "k3s-cloud-controller-manager",
+            "system:nodes",
+        ];
+        let known = |name: &String| COMPONENTS.contains(&name.as_str()) || name.starts_with("system:node:");
+        (!self.users.is_empty() && self.users.iter().all(known))
+            || (!self.user_groups.is_empty() && self.user_groups.iter().all(known))
+    }
+
+    fn covers(&self, request: &Request<'_>) -> Cover {
+        if !self.verbs.is_empty() && !self.verbs.iter().any(|v| v == request.verb) {
+            return Cover::None;
+        }
+        if self.resources.is_empty() && self.namespaces.is_empty() && !self.non_resource_urls.is_empty() {
+            return Cover::None;
+        }
+        // `system:authenticated` holds everybody who gets as far as a resource; anonymous users are refused by K3s.
+        let everybody = self.users.is_empty()
+            && (self.user_groups.is_empty() || self.user_groups.iter().any(|g| g == "system:authenticated"));
+        let mut cover = if everybody && self.namespaces.is_empty() { Cover::All } else { Cover::Some };
+        if self.resources.is_empty() {
+            return cover;
+        }
+        let mut matched = Cover::None;
+        for entry in self.resources.iter().filter(|e| e.group == request.group) {
+            if entry.resources.is_empty() {
+                matched = Cover::All;
+            } else if entry.resources.iter().any(|r| names(r, request)) {
+                if entry.resource_names.is_empty() {
+                    matched = Cover::All;
+                } else if matched == Cover::None {
+                    matched = Cover::Some;
+                }
+            }
+        }
+        if matched == Cover::None {
+            return Cover::None;
+        }
+        if matched == Cover::Some {
+            cover = Cover::Some;
+        }
+        cover
+    }
+}
+
+/// Whether a resource pattern of a rule names the request's resource, by the rules of the API server: `*`, `r`, `r/s`,
+/// `r/*` (the resource itself too), `*/s`.
+fn names(pattern: &str, request: &Request<'_>) -> bool {
+    if pattern == "*" {
+        return true;
+    }
+    if let Some(resource) = pattern.strip_suffix("/*") {
+        return resource == request.resource;
+    }
+    match (pattern.split_once('/'), request.subresource) {
+        (None, None) => pattern == request.resource,
+        (Some((resource, sub)), Some(wanted)) => sub == wanted && (resource == "*" || resource == request.resource),
+        _ => false,
+    }
+}

@@ -1,0 +1,67 @@
+//! The effective configuration of a node in the form the evaluator wants: every value with its place.
+
+use std::collections::BTreeMap;
+
+use picket_model::Evidence;
+
+/// One value and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// The value as text. Values of secret options (`token`, `etcd-s3-secret-key`, …) are never here: their text is
+    /// [`Setting::HIDDEN`].
+    pub value: String,
+    /// Path, line and layer that won.
+    pub evidence: Evidence,
+}
+
+impl Setting {
+    /// Stands in for the value of a secret option.
+    pub const HIDDEN: &'static str = "(hidden)";
+
+    /// A value with its place.
+    pub fn new(value: impl Into<String>, evidence: Evidence) -> Self {
+        Self { value: value.into(), evidence }
+    }
+}
+
+/// A flag of a component as K3s passes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Flag {
+    /// The possible lists of values. One entry when it is certain; several when K3s versions differ and the version is
+    /// not known. An empty inner list: the flag is not passed. Never empty itself.
+    pub possible: Vec<Vec<Setting>>,
+}
+
+/// The effective configuration, declared or running.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeConfig {
+    /// K3s's own options by long name, values in the order K3s sees them; what is not set is not there.
+    pub options: BTreeMap<String, Vec<Setting>>,
+    /// Flags of the components (`kube-apiserver`, `kubelet`, `kube-proxy`, …). A component that is not there is not
+    /// known; a flag that is not there is not passed.
+    pub components: BTreeMap<String, BTreeMap<String, Flag>>,
+    /// The kubelet's configuration merged from its drop-ins, by dotted path of each leaf
+    /// (`authentication.anonymous.enabled`); lists are joined by commas. None: it could not be read.
+    pub kubelet_config: Option<BTreeMap<String, Setting>>,
+    /// What K3s would refuse and so not start with.
+    pub problems: Vec<Evidence>,
+}
+
+impl NodeConfig {
+    /// The value that counts of a single-valued option: the last.
+    pub fn option(&self, name: &str) -> Option<&Setting> {
+        self.options.get(name).and_then(|values| values.last())
+    }
+
+    /// Whether a boolean option is set to true.
+    pub fn is_true(&self, name: &str) -> bool {
+        self.option(name).is_some_and(|s| s.value.eq_ignore_ascii_case("true"))
+    }
+
+    /// Whether a list option holds an element, comma-separated lists included.
+    pub fn list_has(&self, name: &str, element: &str) -> bool {
+        self.options
+            .get(name)
+            .is_some_and(|values| values.iter().any(|s| s.value.split(',').any(|e| e.trim() == element)))
+    }
+}
