@@ -88,6 +88,16 @@ impl Daemon {
         Ok(Command::new(&self.binaries.picketd).arg("status").arg("--runtime-dir").arg(self.dir.join("run")).output()?)
     }
 
+    /// `picketd status -o json`.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn status_json(&self) -> anyhow::Result<Output> {
+        let mut command = Command::new(&self.binaries.picketd);
+        command.args(["status", "-o", "json"]).arg("--runtime-dir").arg(self.dir.join("run"));
+        Ok(command.output()?)
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.process = None;

@@ -3,6 +3,7 @@
 pub mod binaries;
 pub mod collector;
 pub mod daemon;
+pub mod fleet;
 pub mod node;
 pub mod process;
 pub mod wait;
