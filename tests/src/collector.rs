@@ -39,10 +39,12 @@ impl Collector {
     /// When it does not come up.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         let mut command = Command::new(&self.binaries.collector);
-        command
-            .args(["serve", "--state-dir"])
-            .arg(self.dir.join("state"))
-            .args(["--listen", &self.address.to_string(), "--http-listen", "none"]);
+        command.args(["serve", "--state-dir"]).arg(self.dir.join("state")).args([
+            "--listen",
+            &self.address.to_string(),
+            "--http-listen",
+            "none",
+        ]);
         let mut process = Process::start("picket-collector", &mut command, &self.log())?;
         wait::until("the collector listens", || {
             if let Err(error) = process.check_alive() {

@@ -85,7 +85,11 @@ impl Daemon {
     /// # Errors
     /// When the program cannot be run.
     pub fn status(&self) -> anyhow::Result<Output> {
-        Ok(Command::new(&self.binaries.picketd).arg("status").arg("--runtime-dir").arg(self.dir.join("run")).output()?)
+        Ok(Command::new(&self.binaries.picketd)
+            .arg("status")
+            .arg("--runtime-dir")
+            .arg(self.dir.join("run"))
+            .output()?)
     }
 
     /// `picketd status -o json`.

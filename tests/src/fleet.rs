@@ -36,7 +36,7 @@ impl Fleet {
         let binaries = Binaries::build(false)?;
         let dir = tempfile::tempdir()?;
         let collector = Collector::start(&binaries, &dir.path().join("collector"))?;
-        let node = SampleNode::build(profile, &dir.path().join("node"))?;
+        let node = SampleNode::build_now(profile, &dir.path().join("node"))?;
         let mut daemon = Daemon::new(&binaries, &dir.path().join("picketd"), node.root())?;
         daemon.enroll(&collector, &collector.token(&["site=berlin"])?)?;
         daemon.start()?;

@@ -71,18 +71,33 @@ pub struct SampleNode {
 }
 
 impl SampleNode {
-    /// Builds the profile's tree in `root`, which is made if it is not there. Owners are set only when run as root.
+    /// Builds the profile's tree in `root`, which is made if it is not there, as it was at [`MOMENT`]. Owners are set
+    /// only when run as root.
     ///
     /// # Errors
     /// Whatever the file system says, and fixtures that are not as described above.
     pub fn build(profile: Profile, root: &Path) -> io::Result<Self> {
+        Self::build_shifted(profile, root, 0)
+    }
+
+    /// Builds the profile's tree as if [`MOMENT`] were now: file times and lifetimes of certificates are moved, so that
+    /// programs which look at the real clock find the node as it was found.
+    ///
+    /// # Errors
+    /// As [`SampleNode::build`].
+    pub fn build_now(profile: Profile, root: &Path) -> io::Result<Self> {
+        let moment: jiff::Timestamp = MOMENT.parse().map_err(io::Error::other)?;
+        Self::build_shifted(profile, root, jiff::Timestamp::now().as_second() - moment.as_second())
+    }
+
+    fn build_shifted(profile: Profile, root: &Path, shift_s: i64) -> io::Result<Self> {
         let dir = profile.dir();
         let meta = Meta::read(&dir.join("meta.tsv"))?;
         fs::create_dir_all(root)?;
         for entry in meta.iter().filter(|m| m.kind == 'd') {
             fs::create_dir_all(under(root, &entry.path))?;
         }
-        let (certificates, authorities, made) = certificates::make(&dir.join("certs.tsv"))?;
+        let (certificates, authorities, made) = certificates::make(&dir.join("certs.tsv"), shift_s)?;
         let mut template = template::Template::new(made);
         copy(&dir.join("root"), Path::new("/"), root, &mut template)?;
         for (path, content) in template.files() {
@@ -95,7 +110,7 @@ impl SampleNode {
         }
         // Folder times last: making their entries moved them.
         for entry in meta.iter().rev() {
-            entry.touch(root)?;
+            entry.touch(root, shift_s)?;
         }
         Ok(Self { root: root.to_owned(), certificates, authorities })
     }
@@ -264,12 +279,14 @@ impl Meta {
         Ok(())
     }
 
-    fn touch(&self, root: &Path) -> io::Result<()> {
+    fn touch(&self, root: &Path, shift_s: i64) -> io::Result<()> {
         if self.kind == 'l' {
             return Ok(());
         }
         let Ok(file) = fs::File::open(under(root, &self.path)) else { return Ok(()) };
-        file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(self.mtime_unix_s))
+        file.set_modified(
+            SystemTime::UNIX_EPOCH + Duration::from_secs(self.mtime_unix_s.saturating_add_signed(shift_s)),
+        )
     }
 }
 

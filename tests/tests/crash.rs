@@ -57,8 +57,9 @@ fn every_event_is_reported_exactly_once_whoever_dies_when() {
         fleet.node.chmod(key, 0o600).unwrap();
     }
     fleet.node.chmod(&keys[0], 0o644).unwrap();
-    let open = |subject: &str| move |f: &serde_json::Value| f["subject"] == subject && f["state"] == "open";
-    fleet.finding("the last loosened key is found", open(&keys[0])).unwrap();
+    fleet
+        .finding("the last loosened key is found", |f| f["subject"] == keys[0].as_str() && f["state"] == "open")
+        .unwrap();
     picket_tests::wait::until("the mended keys are not open any more", || {
         let findings = fleet.findings(&["--status", "open"]).ok()?;
         (!keys[1..].iter().any(|k| findings.iter().any(|f| f["subject"] == k.as_str()))).then_some(())
@@ -69,7 +70,8 @@ fn every_event_is_reported_exactly_once_whoever_dies_when() {
     println!("{events} events, each exactly once");
 
     // Each listing was by a user of its own: none may be missing, none may be there twice.
-    let detections = fleet.collector.get(&fleet.operator, &["detections", "--control", "secret-list-cluster-wide"]).unwrap();
+    let detections =
+        fleet.collector.get(&fleet.operator, &["detections", "--control", "secret-list-cluster-wide"]).unwrap();
     let mut users: Vec<&str> = detections.iter().filter_map(|d| d["detection"]["user"].as_str()).collect();
     users.sort_unstable();
     let mut expected: Vec<String> = (1..=listings).map(|n| format!("mallory-{n}")).collect();

@@ -39,7 +39,8 @@ fn an_edited_drop_in_and_an_attack_in_the_audit_log_arrive_while_the_collector_i
     let attack = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"6b2083f3-bcde-48f5-b614-338b9ff5adc1","stage":"ResponseComplete","requestURI":"/api/v1/secrets?limit=500","verb":"list","user":{"username":"mallory","groups":["system:authenticated"]},"sourceIPs":["203.0.113.9"],"userAgent":"kubectl/v1.33.1","objectRef":{"resource":"secrets","apiVersion":"v1"},"responseStatus":{"metadata":{},"code":200},"requestReceivedTimestamp":"2026-11-22T01:29:00.000000Z","stageTimestamp":"2026-11-22T01:29:00.010000Z","annotations":{"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}}"#;
     fleet.node.append(&format!("{DATA_DIR}/server/logs/audit.log"), format!("{attack}\n")).unwrap();
     let detection = wait::until("the listing of all secrets is detected", || {
-        let found = fleet.collector.get(&fleet.operator, &["detections", "--control", "secret-list-cluster-wide"]).ok()?;
+        let found =
+            fleet.collector.get(&fleet.operator, &["detections", "--control", "secret-list-cluster-wide"]).ok()?;
         found.into_iter().find(|d| d["detection"]["user"] == "mallory")
     })
     .unwrap();

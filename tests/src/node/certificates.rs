@@ -67,8 +67,12 @@ impl Authority {
 
 type Made = (BTreeMap<String, CertificateRow>, BTreeMap<String, Authority>, BTreeMap<String, Vec<u8>>);
 
-pub(super) fn make(table: &Path) -> io::Result<Made> {
-    let rows = read(table)?;
+pub(super) fn make(table: &Path, shift_s: i64) -> io::Result<Made> {
+    let mut rows = read(table)?;
+    for row in &mut rows {
+        row.not_before_unix_s += shift_s;
+        row.not_after_unix_s += shift_s;
+    }
     let mut files = BTreeMap::new();
     let mut authorities = BTreeMap::new();
     let mut leaves = BTreeMap::new();
