@@ -1,1 +1,7 @@
-fn main() {}
+//! `picketd`: see [`picketd::cli`] for the commands.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    picketd::cli::main()
+}

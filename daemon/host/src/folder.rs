@@ -38,6 +38,8 @@ pub struct Problem {
 pub struct Matches {
     /// Paths that exist, in byte order.
     pub paths: Vec<PathBuf>,
+    /// Folders that were listed in full.
+    pub folders: Vec<PathBuf>,
     /// Folders that could not be read: what lies in them is not known. `Absent` for a fixed folder that is missing.
     pub problems: Vec<Problem>,
 }
@@ -79,14 +81,17 @@ impl Host {
         Ok(entries)
     }
 
-    /// The paths a pattern leads to: `*`, `?` and `[…]` within a name, `**` for any depth of folders. A pattern
-    /// without any of them gives the path itself if it exists, be it a link that leads nowhere.
+    /// The paths a pattern leads to: `*`, `?` and `[…]` within a name, `**` for any depth of folders (as the last part:
+    /// everything below). Unlike in a shell `*` takes names that begin with a dot too: a hidden file is still a file.
+    /// A pattern without any of these gives the path itself if it exists, be it a link that leads nowhere.
     pub fn glob(&self, pattern: &str) -> Matches {
         let mut matches = Matches::default();
         let parts: Vec<&str> = pattern.split('/').filter(|p| !p.is_empty()).collect();
         self.expand(Path::new("/"), &parts, 0, &mut matches);
         matches.paths.sort();
         matches.paths.dedup();
+        matches.folders.sort();
+        matches.folders.dedup();
         matches
     }
 
@@ -122,10 +127,20 @@ impl Host {
             Ok(entries) => entries,
             Err(reason) => return problem(matches, folder, reason),
         };
+        matches.folders.push(folder.to_path_buf());
         if *first == "**" {
-            self.expand(folder, rest, depth, matches);
-            for entry in entries.iter().filter(|e| e.kind == Kind::Folder) {
+            if !rest.is_empty() {
+                self.expand(folder, rest, depth, matches);
+            }
+            for entry in entries {
                 let path = folder.join(&entry.name);
+                if rest.is_empty() {
+                    self.expand(&path, rest, depth, matches);
+                }
+                // Links are not followed here: a link to a folder above would never end.
+                if entry.kind != Kind::Folder {
+                    continue;
+                }
                 if depth >= DEEPEST {
                     problem(matches, &path, ReadError::TooLarge { limit: DEEPEST as u64 });
                 } else {
@@ -135,9 +150,7 @@ impl Host {
             return;
         }
         for entry in entries {
-            let bytes = entry.name.as_encoded_bytes();
-            // As in a shell, a leading dot must be asked for.
-            if (bytes.first() == Some(&b'.') && !first.starts_with('.')) || !name_matches(first.as_bytes(), bytes) {
+            if !name_matches(first.as_bytes(), entry.name.as_encoded_bytes()) {
                 continue;
             }
             let path = folder.join(&entry.name);

@@ -190,6 +190,14 @@ impl Host {
         open_regular(self.root.as_fd(), path)
     }
 
+    /// A small text file of a pseudo file system below the root, such as `/sys`, whose size the kernel does not tell.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn special(&self, path: &Path, limit: u64) -> Result<String, ReadError> {
+        read_unsized(self.root.as_fd(), path, limit)
+    }
+
     /// A kernel parameter's value, trimmed; `key` in the form of its path (`net/ipv4/ip_forward`).
     ///
     /// # Errors

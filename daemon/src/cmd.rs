@@ -1,0 +1,53 @@
+//! The commands: each parses nothing and prints what others computed.
+
+pub mod certs;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use picket_host::Host;
+use picket_service::clock::{Clock, FixedClock, SystemClock};
+
+use crate::cli::Failure;
+
+/// Which node to look at: options of every one-shot command.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Node {
+    /// A folder that stands for the node, such as a mounted disk or an unpacked image; nothing outside it is read
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// The /proc whose kernel parameters belong to --root (there is none otherwise)
+    #[arg(long, value_name = "DIR", requires = "root")]
+    pub proc: Option<PathBuf>,
+}
+
+impl Node {
+    /// The host these options name, with its clock standing at `at` where that is given.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] when the folder cannot be used.
+    pub fn host(&self, at: Option<Timestamp>) -> Result<Host, Failure> {
+        let clock: Arc<dyn Clock> = match at {
+            Some(at) => Arc::new(FixedClock(at)),
+            None => Arc::new(SystemClock),
+        };
+        let host = match &self.root {
+            None => Host::live(clock),
+            Some(root) => Host::rooted(root, clock),
+        };
+        let host = match &self.proc {
+            None => host,
+            Some(proc) => host.and_then(|host| host.with_proc(proc)),
+        };
+        host.map_err(|e| Failure::failed("cannot look at the node", e))
+    }
+}
+
+/// Refuses a folder given as root that is none: a typo must not look like an empty node.
+///
+/// # Errors
+/// [`Failure::Usage`].
+pub fn is_folder(path: &Path) -> Result<(), Failure> {
+    if path.is_dir() { Ok(()) } else { Err(Failure::Usage(format!("--root {}: no such folder", path.display()))) }
+}

@@ -1,0 +1,154 @@
+//! `picketd certs`: every certificate of the node and how long it lasts.
+
+use std::io::Write;
+
+use jiff::Timestamp;
+use picket_checks::{CertSource, Needs};
+use picket_model::Observation;
+use serde::Serialize;
+
+use super::Node;
+use crate::cli::{Failure, Outcome};
+use crate::report::table::{self, Style};
+use crate::report::text::printable;
+use crate::source::certificates;
+
+/// Options of `picketd certs`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which node.
+    #[command(flatten)]
+    pub node: Node,
+    /// Count days as of this moment (RFC 3339) instead of now
+    #[arg(long, value_name = "RFC3339")]
+    pub at: Option<Timestamp>,
+    /// K3s' data dir, if it is not the usual one
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Form::Table)]
+    pub output: Form,
+}
+
+/// Forms of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// For a person.
+    Table,
+    /// One JSON document.
+    Json,
+}
+
+/// The output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Certificates {
+    schema: &'static str,
+    at: Timestamp,
+    certificates: Vec<Row>,
+    /// Files that should hold certificates and do not give any.
+    unreadable: Vec<Unreadable>,
+}
+
+/// One certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Row {
+    file: String,
+    /// Position in the file, from 0: the first one of a K3s leaf file is the leaf, the rest are its CAs.
+    index: u32,
+    subject: String,
+    issuer: String,
+    not_before: Timestamp,
+    not_after: Timestamp,
+    /// Whole days left, rounded down: negative once it has expired.
+    days_left: i64,
+    /// `ca`, `server`, `client`, `server,client` or `leaf`.
+    kind: &'static str,
+    /// `file`, `kubeconfig` or `dynamic-cert`.
+    found_in: &'static str,
+    serial: String,
+    sha256: String,
+    sans: Vec<String>,
+    /// Whether the port that should serve it does; null where that was not checked.
+    served_match: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Unreadable {
+    file: String,
+    reason: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let host = args.node.host(args.at)?;
+    let data_dir = match &args.data_dir {
+        Some(dir) => dir.trim_end_matches('/').to_owned(),
+        None => crate::source::config::data_dir(&host),
+    };
+    let at = host.now();
+    let needs = Needs::of(&data_dir, &[]);
+    let mut certificates = Certificates { schema: "picket.certs/v1", at, certificates: vec![], unreadable: vec![] };
+    for (file, seen) in certificates::read_all(&host, &needs, &data_dir) {
+        match seen {
+            Observation::Value { value } => {
+                certificates.certificates.extend(value.into_iter().map(|c| row(&file, c, at)));
+            }
+            Observation::Unreadable { reason } => certificates.unreadable.push(Unreadable { file, reason }),
+            Observation::Absent => {}
+        }
+    }
+    match args.output {
+        Form::Json => crate::report::json(&certificates, out),
+        Form::Table => table(&certificates, Style::of_stdout(), out),
+    }
+    .map_err(Failure::output)?;
+    Ok(Outcome::Clean)
+}
+
+fn row(file: &str, certificate: certificates::Certificate, at: Timestamp) -> Row {
+    let facts = certificate.facts;
+    Row {
+        file: file.to_owned(),
+        index: facts.index,
+        days_left: (facts.not_after.as_second() - at.as_second()).div_euclid(86_400),
+        subject: facts.subject,
+        issuer: facts.issuer,
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+        kind: certificate.purpose.as_str(),
+        found_in: match facts.source {
+            CertSource::File => "file",
+            CertSource::Kubeconfig => "kubeconfig",
+            CertSource::DynamicCert => "dynamic-cert",
+        },
+        serial: facts.serial,
+        sha256: facts.sha256,
+        sans: facts.sans,
+        served_match: None,
+    }
+}
+
+fn table(certificates: &Certificates, style: Style, out: &mut dyn Write) -> std::io::Result<()> {
+    let mut table = table::table(style, &["FILE", "SUBJECT", "ISSUER", "KIND", "NOT AFTER", "DAYS LEFT"]);
+    for row in &certificates.certificates {
+        table.add_row([
+            if row.index == 0 { row.file.clone() } else { format!("{} #{}", row.file, row.index) },
+            printable(&row.subject),
+            printable(&row.issuer),
+            row.kind.to_owned(),
+            row.not_after.to_string(),
+            row.days_left.to_string(),
+        ]);
+    }
+    table::print(&table, out)?;
+    for bad in &certificates.unreadable {
+        writeln!(out, "not read: {}", printable(&bad.reason))?;
+    }
+    if certificates.certificates.is_empty() && certificates.unreadable.is_empty() {
+        writeln!(out, "no certificates found: is K3s installed here, and is this its data dir?")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Sources: each re-reads its whole place through the host and puts what it saw into a snapshot. No judgement here,
+//! and no secret leaves a source: tokens become keyed fingerprints, private and encryption keys are dropped unread.
+
+pub mod audit_log;
+pub mod certificates;
+pub mod config;
+pub mod documents;
+pub mod files;
+pub mod memory;
+pub mod sysctls;
+pub mod tokens;
+
+use jiff::Timestamp;
+use picket_checks::{Needs, Snapshot};
+use picket_host::{Host, ReadError};
+use picket_model::{Observation, Role};
+
+pub use memory::{Fingerprinter, Memory};
+
+/// What the caller knows besides the node itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Ask<'a> {
+    /// The role a person gave; otherwise it is found out.
+    pub role: Option<Role>,
+    /// What picket remembers of this node, and the key of its fingerprints.
+    pub memory: &'a Memory,
+}
+
+/// Everything that was seen of a node at one moment, and what was needed for it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What the controls judge.
+    pub snapshot: Snapshot,
+}
+
+/// The sources, each with a name that stands in logs and in `picketd status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// K3s' configuration, and with it role, data dir and the paths the configuration names. All others depend on it.
+    Config,
+    /// Modes, owners and links of files.
+    Files,
+    /// Certificates.
+    Certificates,
+    /// Node, server and agent tokens.
+    Tokens,
+    /// Live kernel parameters.
+    Sysctls,
+    /// Kernel parameters that will be set at the next boot.
+    PersistedSysctls,
+    /// Encryption, admission, authentication configurations, audit policy, etcd, kubelet drop-ins, registries.
+    Documents,
+    /// The audit log's age and rotation (its entries are the tail's affair).
+    AuditLog,
+    /// SELinux.
+    Selinux,
+}
+
+impl Source {
+    /// All sources, in the order in which they are read.
+    pub const ALL: [Self; 9] = [
+        Self::Config,
+        Self::Files,
+        Self::Certificates,
+        Self::Tokens,
+        Self::Sysctls,
+        Self::PersistedSysctls,
+        Self::Documents,
+        Self::AuditLog,
+        Self::Selinux,
+    ];
+
+    /// The name in logs, metrics and `picketd status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Files => "files",
+            Self::Certificates => "certificates",
+            Self::Tokens => "tokens",
+            Self::Sysctls => "sysctls",
+            Self::PersistedSysctls => "persisted-sysctls",
+            Self::Documents => "documents",
+            Self::AuditLog => "audit-log",
+            Self::Selinux => "selinux",
+        }
+    }
+}
+
+/// Looks at everything.
+pub fn observe(host: &Host, ask: &Ask<'_>) -> Seen {
+    let mut snapshot = Snapshot::blank(host.now());
+    snapshot.rooted = !host.is_live();
+    let mut seen = Seen { snapshot };
+    for source in Source::ALL {
+        if source != Source::Config {
+            refresh(host, ask, &mut seen, source);
+        }
+    }
+    seen
+}
+
+/// Looks at one source again, whole. [`Source::Config`] decides where the others look, so it re-reads them all.
+pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
+    seen.snapshot.at = host.now();
+    let needs = needs(&seen.snapshot);
+    let snapshot = &mut seen.snapshot;
+    match source {
+        Source::Config => *seen = observe(host, ask),
+        Source::Files => files::observe(host, &needs, snapshot),
+        Source::Certificates => certificates::observe(host, &needs, snapshot),
+        Source::Tokens => tokens::observe(host, &needs, ask.memory, snapshot),
+        Source::Sysctls => sysctls::observe_live(host, &needs, snapshot),
+        Source::PersistedSysctls => sysctls::observe_persisted(host, snapshot),
+        Source::Documents => documents::observe(host, &needs, ask.memory, snapshot),
+        Source::AuditLog => audit_log::observe(host, &needs, ask.memory, snapshot),
+        Source::Selinux => snapshot.selinux_enforcing = selinux(host),
+    }
+}
+
+/// What has to be looked at on a node with the configurations of this snapshot.
+pub fn needs(snapshot: &Snapshot) -> Needs {
+    let configs: Vec<_> =
+        [&snapshot.declared, &snapshot.running].into_iter().filter_map(|c| c.value()).map(AsRef::as_ref).collect();
+    Needs::of(&snapshot.data_dir, &configs)
+}
+
+fn selinux(host: &Host) -> Observation<bool> {
+    match host.special("/sys/fs/selinux/enforce".as_ref(), 16) {
+        Ok(text) => Observation::from(text.trim() == "1"),
+        Err(ReadError::Absent) => match host.list("/sys/fs".as_ref(), 1024) {
+            Ok(_) => Observation::Absent,
+            Err(reason) => Observation::unreadable(format!("/sys/fs: {reason}")),
+        },
+        Err(reason) => Observation::unreadable(format!("/sys/fs/selinux/enforce: {reason}")),
+    }
+}
+
+/// What was read, or absent, or the reason.
+pub(crate) fn observation<T>(path: &str, result: Result<T, ReadError>) -> Observation<T> {
+    match result {
+        Ok(value) => Observation::from(value),
+        Err(ReadError::Absent) => Observation::Absent,
+        Err(reason) => Observation::unreadable(format!("{path}: {reason}")),
+    }
+}
+
+/// Reads a file and understands it; a file that cannot be understood is unreadable, with the reason.
+pub(crate) fn parsed<T, E: std::fmt::Display>(
+    host: &Host,
+    path: &str,
+    limit: u64,
+    parse: impl FnOnce(&[u8], Timestamp) -> Result<T, E>,
+) -> Observation<T> {
+    match host.read(path.as_ref(), limit) {
+        Ok(content) => {
+            let bytes = zeroize::Zeroizing::new(content.bytes);
+            match parse(&bytes, content.meta.mtime) {
+                Ok(value) => Observation::from(value),
+                Err(reason) => Observation::unreadable(format!("{path}: {reason}")),
+            }
+        }
+        Err(reason) => observation(path, Err(reason)),
+    }
+}

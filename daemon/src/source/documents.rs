@@ -1,0 +1,70 @@
+//! Files whose inside is judged: encryption, admission, authentication, audit policy, etcd, kubelet, registries.
+
+use picket_checks::{
+    AdmissionConfig, AuditPolicy, AuthenticationConfig, AuthorizationConfig, DocumentError, EncryptionConfig,
+    EncryptionState, MAX_DOCUMENT, Needs, Registries, Snapshot, parse_yaml_map,
+};
+use picket_host::Host;
+use picket_model::Observation;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+use super::memory::{Memory, write_key};
+use super::{observation, parsed};
+
+const LARGEST: u64 = MAX_DOCUMENT as u64;
+/// The most drop-ins of a kubelet.
+const MOST_DROPINS: usize = 256;
+
+/// Reads every document the controls need.
+pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snapshot) {
+    let now = snapshot.at;
+    snapshot.encryption_configs = each(&needs.encryption_configs, |path| {
+        parsed(host, path, LARGEST, |bytes, mtime| {
+            let mut config = EncryptionConfig::parse(bytes)?;
+            config.sha256 = hex::encode(Sha256::digest(bytes));
+            config.mtime = Some(mtime);
+            let first = memory.first_seen(&format!("encryption-key:{path}"), &write_key(&config), now);
+            config.write_key_first_seen = first.map(|f| f.at);
+            Ok::<_, DocumentError>(config)
+        })
+    });
+    snapshot.encryption_state = parsed(host, &needs.encryption_state, LARGEST, |bytes, mtime| {
+        EncryptionState::parse(bytes).map(|state| EncryptionState { mtime: Some(mtime), ..state })
+    });
+    snapshot.audit_policies =
+        each(&needs.audit_policies, |path| parsed(host, path, LARGEST, |bytes, _| AuditPolicy::parse(bytes)));
+    snapshot.admission_configs =
+        each(&needs.admission_configs, |path| parsed(host, path, LARGEST, |bytes, _| AdmissionConfig::parse(bytes)));
+    snapshot.authentication_configs = each(&needs.authentication_configs, |path| {
+        parsed(host, path, LARGEST, |bytes, _| AuthenticationConfig::parse(bytes))
+    });
+    snapshot.authorization_configs = each(&needs.authorization_configs, |path| {
+        parsed(host, path, LARGEST, |bytes, _| AuthorizationConfig::parse(bytes))
+    });
+    snapshot.etcd_config = parsed(host, &needs.etcd_config, LARGEST, |bytes, _| parse_yaml_map(bytes));
+    snapshot.registries = parsed(host, &needs.registries, LARGEST, |bytes, _| Registries::parse(bytes));
+    snapshot.kubelet_dropins = kubelet_dropins(host, &needs.kubelet_dropins);
+}
+
+fn each<T>(paths: &[String], look: impl Fn(&String) -> Observation<T>) -> BTreeMap<String, Observation<T>> {
+    paths.iter().map(|path| (path.clone(), look(path))).collect()
+}
+
+/// The drop-ins in the order the kubelet walks them, byte-wise by path. A folder that cannot be listed is itself an
+/// entry that cannot be read.
+fn kubelet_dropins(host: &Host, folder: &str) -> BTreeMap<String, Observation<serde_json::Value>> {
+    let matches = host.glob(&format!("{folder}/**"));
+    let mut found = BTreeMap::new();
+    for problem in matches.problems.iter().filter(|p| !p.reason.is_absent()) {
+        let path = problem.path.to_string_lossy().into_owned();
+        found.insert(path.clone(), observation(&path, Err(problem.reason.clone())));
+    }
+    for path in matches.paths.iter().filter_map(|p| p.to_str()).filter(|p| p.ends_with(".conf")).take(MOST_DROPINS) {
+        if host.stat(path.as_ref()).is_ok_and(|meta| meta.kind == picket_host::Kind::Folder) {
+            continue;
+        }
+        found.insert(path.to_owned(), parsed(host, path, LARGEST, |bytes, _| parse_yaml_map(bytes)));
+    }
+    found
+}

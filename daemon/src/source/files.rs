@@ -1,0 +1,107 @@
+//! Modes, owners and links.
+
+use std::path::Path;
+
+use picket_checks::{FileKind, FileMeta, FilePattern, Folder, LinkTarget, Needs, Snapshot};
+use picket_host::{Host, Kind, Meta, ReadError};
+use picket_model::Observation;
+
+use super::observation;
+
+/// Looks at every file and folder the controls need.
+pub fn observe(host: &Host, needs: &Needs, snapshot: &mut Snapshot) {
+    snapshot.files.clear();
+    snapshot.folders.clear();
+    for pattern in &needs.files {
+        look(host, pattern, snapshot);
+    }
+}
+
+fn look(host: &Host, pattern: &FilePattern, snapshot: &mut Snapshot) {
+    let base = pattern.base();
+    if pattern.is_plain() {
+        folder(host, base, snapshot);
+        file(host, Path::new(pattern.as_str()), snapshot);
+        return;
+    }
+    let matches = host.glob(pattern.as_str());
+    for path in &matches.folders {
+        if let Some(path) = path.to_str() {
+            snapshot.folders.insert(path.to_owned(), Observation::from(Folder { complete: true }));
+        }
+    }
+    for problem in &matches.problems {
+        if let Some(path) = problem.path.to_str() {
+            let seen = match &problem.reason {
+                ReadError::TooLarge { .. } => Observation::from(Folder { complete: false }),
+                other => observation(path, Err(other.clone())),
+            };
+            snapshot.folders.insert(path.to_owned(), seen);
+        }
+    }
+    if !snapshot.folders.contains_key(base) {
+        folder(host, base, snapshot);
+    }
+    for path in &matches.paths {
+        file(host, path, snapshot);
+    }
+}
+
+/// Notes whether a folder can be looked into.
+fn folder(host: &Host, path: &str, snapshot: &mut Snapshot) {
+    if snapshot.folders.contains_key(path) {
+        return;
+    }
+    let seen = match host.stat(path.as_ref()) {
+        Ok(meta) if meta.kind == Kind::Folder => Observation::from(Folder { complete: true }),
+        Ok(meta) => Observation::unreadable(format!("{path}: {}", ReadError::NotRegular(meta.kind))),
+        Err(reason) => observation(path, Err(reason)),
+    };
+    snapshot.folders.insert(path.to_owned(), seen);
+}
+
+fn file(host: &Host, path: &Path, snapshot: &mut Snapshot) {
+    // A name that is no text cannot be a subject; what it stands for is still seen by its folder's listing.
+    let Some(name) = path.to_str() else { return };
+    if snapshot.files.contains_key(name) {
+        return;
+    }
+    let seen = observation(name, host.lstat(path).map(|meta| facts(host, path, &meta)));
+    snapshot.files.insert(name.to_owned(), seen);
+}
+
+/// Metadata of a path, with the end of the chain if it is a link.
+pub(crate) fn facts(host: &Host, path: &Path, meta: &Meta) -> FileMeta {
+    let link = (meta.kind == Kind::Link).then(|| {
+        let trail = host.trail(path);
+        let text = host.read_link(path).map(|t| t.to_string_lossy().into_owned()).unwrap_or_default();
+        let end = trail.end.to_string_lossy().into_owned();
+        match trail.outcome {
+            Ok(_) => {
+                let meta = observation(&end, host.lstat(&trail.end).map(|m| Box::new(plain(&m))));
+                LinkTarget { text, path: Some(end), meta }
+            }
+            Err(ReadError::Absent) => LinkTarget { text, path: None, meta: Observation::Absent },
+            Err(reason) => LinkTarget { text, path: None, meta: observation(&end, Err(reason)) },
+        }
+    });
+    FileMeta { link, ..plain(meta) }
+}
+
+fn plain(meta: &Meta) -> FileMeta {
+    FileMeta {
+        kind: match meta.kind {
+            Kind::File => FileKind::File,
+            Kind::Folder => FileKind::Folder,
+            Kind::Link => FileKind::Link,
+            Kind::Socket => FileKind::Socket,
+            Kind::Pipe | Kind::Device | Kind::Other => FileKind::Other,
+        },
+        mode: meta.mode,
+        uid: meta.uid,
+        gid: meta.gid,
+        size: meta.size,
+        mtime: meta.mtime,
+        link: None,
+    }
+}

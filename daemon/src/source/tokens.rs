@@ -1,0 +1,225 @@
+//! Tokens: form, keyed fingerprint, and since when. The token itself is wiped from memory after the look.
+
+use picket_checks::{JoinToken, Needs, Snapshot, TokenFacts, TokenForm, UnitFacts};
+use picket_host::Host;
+use picket_model::{Evidence, Observation};
+
+use super::memory::Memory;
+use super::{config, parsed};
+
+/// The largest token file; a real one has about 120 bytes.
+const LARGEST: u64 = 16 * 1024;
+
+/// Looks at the token files, at the token this node joins with, and at tokens in units.
+pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snapshot) {
+    let now = snapshot.at;
+    snapshot.tokens = needs
+        .tokens
+        .iter()
+        .map(|path| {
+            let token = parsed(host, path, LARGEST, |bytes, _| {
+                let (form, password) = split(bytes)?;
+                let fingerprint = memory.fingerprints.of("token", password);
+                let first = memory.first_seen(&format!("token:{path}"), &fingerprint, now);
+                Ok::<_, BadToken>(TokenFacts {
+                    form,
+                    fingerprint,
+                    first_seen: first.as_ref().map(|f| f.at),
+                    change_witnessed: first.is_some_and(|f| f.witnessed),
+                })
+            });
+            (path.clone(), token)
+        })
+        .collect();
+    snapshot.units = needs
+        .units
+        .iter()
+        .map(|path| (path.clone(), parsed(host, path, config::LARGEST, |bytes, _| unit(bytes))))
+        .collect();
+    snapshot.join_token = join_token(host, snapshot);
+}
+
+/// Why a token file is not one. Never the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadToken {
+    /// Nothing in it.
+    #[error("empty: no token in it, or it is being written right now")]
+    Empty,
+    /// Not text.
+    #[error("not text, so not a token")]
+    Binary,
+    /// Begins like a full token and does not go on like one.
+    #[error("begins with K10 but is not of the form K10<hash>::<user>:<password>: cut short or half written")]
+    Broken,
+    /// More than one line.
+    #[error("more than one line, so not a token")]
+    Lines,
+}
+
+/// A token's form and its password part.
+///
+/// # Errors
+/// [`BadToken`].
+pub fn split(bytes: &[u8]) -> Result<(TokenForm, &[u8]), BadToken> {
+    let text = std::str::from_utf8(bytes).map_err(|_| BadToken::Binary)?.trim();
+    if text.is_empty() {
+        return Err(BadToken::Empty);
+    }
+    if text.chars().any(char::is_control) {
+        return Err(if text.contains('\n') { BadToken::Lines } else { BadToken::Binary });
+    }
+    let Some(rest) = text.strip_prefix("K10") else {
+        let form = if is_bootstrap(text) { TokenForm::Bootstrap } else { TokenForm::Short };
+        return Ok((form, text.as_bytes()));
+    };
+    let (hash, credentials) = rest.split_once("::").ok_or(BadToken::Broken)?;
+    if hash.len() != 64 || !hash.bytes().all(|b| b.is_ascii_hexdigit()) || credentials.is_empty() {
+        return Err(BadToken::Broken);
+    }
+    match credentials.split_once(':') {
+        Some((user, password)) if !password.is_empty() => {
+            Ok((TokenForm::Full { user: user.to_owned() }, password.as_bytes()))
+        }
+        None if is_bootstrap(credentials) => Ok((TokenForm::PinnedBootstrap, credentials.as_bytes())),
+        _ => Err(BadToken::Broken),
+    }
+}
+
+/// kubeadm's form: `[a-z0-9]{6}.[a-z0-9]{16}`.
+fn is_bootstrap(text: &str) -> bool {
+    let plain = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    text.split_once('.').is_some_and(|(id, secret)| plain(id, 6) && plain(secret, 16))
+}
+
+/// The token options of a unit's command line.
+fn unit(bytes: &[u8]) -> Result<UnitFacts, BadToken> {
+    let text = std::str::from_utf8(bytes).map_err(|_| BadToken::Binary)?;
+    let token_options = exec_words(text)
+        .into_iter()
+        .filter_map(|(word, line)| {
+            let name = word.split('=').next().unwrap_or("");
+            matches!(name, "--token" | "-t" | "--agent-token" | "--cluster-secret").then(|| (name.to_owned(), line))
+        })
+        .collect();
+    Ok(UnitFacts { token_options })
+}
+
+/// The words of `ExecStart`, unquoted, each with its line: lines that end in a backslash go on in the next one.
+fn exec_words(text: &str) -> Vec<(String, u32)> {
+    let mut words = Vec::new();
+    let mut inside = false;
+    for (number, line) in text.lines().enumerate() {
+        let number = u32::try_from(number).unwrap_or(u32::MAX).saturating_add(1);
+        let mut rest = line.trim();
+        if !inside {
+            let Some(value) = rest.strip_prefix("ExecStart").and_then(|r| r.trim_start().strip_prefix('=')) else {
+                continue;
+            };
+            rest = value;
+        } else if rest.starts_with(['#', ';']) {
+            continue;
+        }
+        let (body, more) = match rest.strip_suffix('\\') {
+            Some(body) => (body, true),
+            None => (rest, false),
+        };
+        inside = more;
+        let mut word = String::new();
+        let mut open: Option<char> = None;
+        let mut begun = false;
+        let mut chars = body.chars();
+        while let Some(c) = chars.next() {
+            match (c, open) {
+                ('\\', None) => {
+                    word.extend(chars.next());
+                    begun = true;
+                }
+                (q, Some(o)) if q == o => open = None,
+                ('\'' | '"', None) => {
+                    open = Some(c);
+                    begun = true;
+                }
+                (c, None) if c.is_whitespace() => {
+                    if begun {
+                        words.push((std::mem::take(&mut word), number));
+                        begun = false;
+                    }
+                }
+                (c, _) => {
+                    word.push(c);
+                    begun = true;
+                }
+            }
+        }
+        if begun {
+            words.push((word, number));
+        }
+    }
+    words
+}
+
+/// The token this node joins with: `token-file` is read last and wins, then `token`, then `K3S_TOKEN`.
+fn join_token(host: &Host, snapshot: &Snapshot) -> Observation<JoinToken> {
+    let Some(config) = snapshot.declared.value() else {
+        return match &snapshot.declared {
+            Observation::Unreadable { reason } => Observation::unreadable(reason.clone()),
+            _ => Observation::Absent,
+        };
+    };
+    if let Some(file) = config.option("token-file").filter(|s| !s.value.is_empty()) {
+        return parsed(host, &file.value, LARGEST, |bytes, _| {
+            let (form, _) = split(bytes)?;
+            Ok::<_, BadToken>(JoinToken { form, evidence: file.evidence.clone() })
+        });
+    }
+    let Some(setting) = config.option("token") else { return Observation::Absent };
+    let evidence = setting.evidence.clone();
+    let (Some(path), Some(line)) = (evidence.path.clone(), evidence.line) else {
+        return Observation::unreadable("the token's place is not known");
+    };
+    let content = match host.read(path.as_ref(), config::LARGEST) {
+        Ok(content) => zeroize::Zeroizing::new(content.bytes),
+        Err(reason) => return Observation::unreadable(format!("{path}: {reason}")),
+    };
+    match form_at(&content, line, &evidence) {
+        Some(form) => Observation::from(JoinToken { form, evidence }),
+        None => Observation::unreadable(format!("{path}: no token found on line {line} any more")),
+    }
+}
+
+/// The form of the token that stands on a line of a configuration, environment or unit file.
+fn form_at(bytes: &[u8], line: u32, evidence: &Evidence) -> Option<TokenForm> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let index = usize::try_from(line).ok()?.checked_sub(1)?;
+    let token = if evidence.layer.as_deref() == Some("command-line") {
+        let words = exec_words(text);
+        let at = words
+            .iter()
+            .position(|(word, at)| *at >= line && matches!(word.split('=').next(), Some("--token" | "-t" | "--agent-token")));
+        match at {
+            Some(at) => {
+                let (word, _) = words.get(at)?;
+                match word.split_once('=') {
+                    Some((_, value)) => value.to_owned(),
+                    None => words.get(at + 1)?.0.clone(),
+                }
+            }
+            // The line may be that of the value.
+            None => words.iter().find(|(_, at)| *at == line)?.0.clone(),
+        }
+    } else {
+        let line = text.lines().nth(index)?;
+        let (_, value) = line.split_once(['=', ':'])?;
+        let value = value.trim();
+        let value = match value.chars().next() {
+            Some(quote @ ('"' | '\'')) => value.trim_start_matches(quote).split(quote).next().unwrap_or(""),
+            _ => value.split(" #").next().unwrap_or("").trim(),
+        };
+        value.to_owned()
+    };
+    let token = zeroize::Zeroizing::new(token);
+    split(token.as_bytes()).ok().map(|(form, _)| form)
+}
+
