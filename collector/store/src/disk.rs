@@ -5,10 +5,11 @@
 //! - The cache has a size of our choice; the default of 1 GB fits no small host.
 
 use std::fs::File;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::engine::Visit;
 use crate::{Batch, Engine, Order, StoreError};
 
 /// How the database is used.
@@ -63,13 +64,7 @@ impl Engine for SledEngine {
         Ok(self.db.get(key).map_err(failed("read"))?.map(|value| value.to_vec()))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         if from >= to {
             return Ok(());
         }

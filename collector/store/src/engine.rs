@@ -36,6 +36,9 @@ impl Batch {
     }
 }
 
+/// Is shown entries of a range, key and value, until it breaks.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// An ordered map from bytes to bytes with atomic batches. One thread writes, many read.
 pub trait Engine: Send + Sync + std::fmt::Debug + 'static {
     /// The value of a key.
@@ -49,13 +52,7 @@ pub trait Engine: Send + Sync + std::fmt::Debug + 'static {
     ///
     /// # Errors
     /// [`StoreError::Engine`].
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
+    fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: &mut Visit<'_>) -> Result<(), StoreError>;
 
     /// Applies a batch: readers see all of it or nothing, and so does the next start. Durable after [`Self::sync`].
     ///

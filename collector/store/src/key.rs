@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(hex(&event_part(p, 3)), "0500000000000001020003");
         assert_eq!(hex(&node_index(node, p)), format!("06{n}0000000000000102"));
         assert_eq!(hex(&detection_index(p)), "070000000000000102");
-        assert_eq!(hex(&current(node, "c", "/etc")), format!("08{n}63002c38ed8386edbee3db38f541cd1ee7a5"));
+        assert_eq!(hex(&current(node, "c", "/etc")), format!("08{n}63001434ce891426475bd6c61d42bec7df32"));
         assert_eq!(hex(&counts(node)), format!("09{n}"));
     }
 

@@ -25,7 +25,7 @@ mod record;
 mod store;
 
 pub use disk::{DiskSettings, SledEngine};
-pub use engine::{Batch, Engine, Order};
+pub use engine::{Batch, Engine, Order, Visit};
 pub use error::{OpenError, StoreError};
 pub use kv::KvStore;
 pub use memory::MemoryEngine;

@@ -1,9 +1,10 @@
 //! An engine in memory.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::sync::{PoisonError, RwLock};
 
+use crate::engine::Visit;
 use crate::{Batch, Engine, Order, StoreError};
 
 /// An ordered map in memory: for `picket-collector dev` and for tests.
@@ -18,13 +19,7 @@ impl Engine for MemoryEngine {
         Ok(self.map.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        order: Order,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn scan(&self, from: &[u8], to: &[u8], order: Order, visit: &mut Visit<'_>) -> Result<(), StoreError> {
         if from >= to {
             return Ok(());
         }

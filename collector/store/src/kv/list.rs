@@ -82,7 +82,7 @@ impl<E: Engine> KvStore<E> {
                     .map(|node| {
                         let (from, to) = key::of_node(Kind::NodeIndex, *node);
                         let start = key::node_index(*node, before);
-                        self.from_index(&sieve, [&from, &start, &to], before, limit, look_at)
+                        self.walk_index(&sieve, [&from, &start, &to], before, limit, look_at)
                     })
                     .collect::<Result<Vec<_>, _>>()?;
                 self.page(&sieve, merge(found, limit))
@@ -90,15 +90,15 @@ impl<E: Engine> KvStore<E> {
             _ if sieve.detections_only() => {
                 let (from, to) = key::all(Kind::DetectionIndex);
                 let start = key::detection_index(before);
-                let found = self.from_index(&sieve, [&from, &start, &to], before, limit, LOOK_AT)?;
+                let found = self.walk_index(&sieve, [&from, &start, &to], before, limit, LOOK_AT)?;
                 self.page(&sieve, merge(vec![found], limit))
             }
-            _ => self.from_history(&sieve, before, limit),
+            _ => self.walk_history(&sieve, before, limit),
         }
     }
 
     /// Goes through an index: `[from, start, to]`, where `start` is the key of the place to begin at.
-    fn from_index(
+    fn walk_index(
         &self,
         sieve: &Sieve<'_>,
         [from, start, to]: [&Vec<u8>; 3],
@@ -161,7 +161,7 @@ impl<E: Engine> KvStore<E> {
     }
 
     /// Goes through the history itself.
-    fn from_history(&self, sieve: &Sieve<'_>, before: Position, limit: usize) -> Result<EventPage, StoreError> {
+    fn walk_history(&self, sieve: &Sieve<'_>, before: Position, limit: usize) -> Result<EventPage, StoreError> {
         let from = key::event(Position(self.mark().0.saturating_add(1)));
         let to = key::event(before);
         let (mut found, mut next, mut looked, mut damage) = (Vec::new(), None, 0usize, None);
