@@ -4,6 +4,7 @@ pub mod binaries;
 pub mod collector;
 pub mod daemon;
 pub mod fleet;
+pub mod live;
 pub mod node;
 pub mod process;
 pub mod wait;

@@ -3,16 +3,14 @@
 //!
 //! `cargo run --release -p picket-tests --bin demo [-- --keep]`
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use picket_tests::binaries::Binaries;
 use picket_tests::collector::Collector;
 use picket_tests::daemon::Daemon;
+use picket_tests::live::Live;
 use picket_tests::node::{DATA_DIR, Profile, SampleNode};
 use picket_tests::wait;
 use serde_json::Value;
@@ -59,17 +57,20 @@ fn main() -> anyhow::Result<()> {
     println!("\n4. Changes on the node, and what arrives at the collector");
     let live = Live::watch(&binaries, &operator)?;
     let key = format!("{DATA_DIR}/server/tls/client-admin.key");
-    live.show(
+    show(
+        &live,
         "chmod 644 client-admin.key",
         || node.chmod(&key, 0o644),
         |e| e["kind"] == "finding_opened" && e["finding"]["subject"] == key.as_str(),
     )?;
-    live.show(
+    show(
+        &live,
         "chmod 600 client-admin.key",
         || node.chmod(&key, 0o600),
         |e| e["kind"] == "finding_resolved" && e["finding"]["subject"] == key.as_str(),
     )?;
-    live.show(
+    show(
+        &live,
         "config.yaml.d/50-oidc.yaml replaces kube-apiserver-arg (no `+`): audit and admission arguments are lost",
         || {
             let drop_in = "/etc/rancher/k3s/config.yaml.d/50-oidc.yaml";
@@ -80,7 +81,8 @@ fn main() -> anyhow::Result<()> {
             e["kind"] == "finding_opened" && control.contains("audit-log-path")
         },
     )?;
-    live.show(
+    show(
+        &live,
         "the drop-in is mended (`kube-apiserver-arg+:`)",
         || {
             let drop_in = "/etc/rancher/k3s/config.yaml.d/50-oidc.yaml";
@@ -91,13 +93,15 @@ fn main() -> anyhow::Result<()> {
             e["kind"] == "finding_resolved" && control.contains("audit-log-path")
         },
     )?;
-    live.show(
+    show(
+        &live,
         "k3s token rotate",
         || node.rotate_token(),
         |e| e["finding"]["control"].as_str().is_some_and(|c| c.starts_with("token-rotation")),
     )?;
     let certificate = format!("{DATA_DIR}/server/tls/client-scheduler.crt");
-    live.show(
+    show(
+        &live,
         "client-scheduler.crt: five days left",
         || {
             let now = jiff::Timestamp::now().as_second();
@@ -108,7 +112,8 @@ fn main() -> anyhow::Result<()> {
                 && e["finding"]["subject"].as_str().is_some_and(|s| s.starts_with(&certificate))
         },
     )?;
-    live.show(
+    show(
+        &live,
         "an attack in the audit log: mallory lists every Secret of the cluster",
         || node.append(&format!("{DATA_DIR}/server/logs/audit.log"), attack()),
         |e| e["kind"] == "detection" && e["detection"]["rule"] == "secret-list-cluster-wide",
@@ -149,87 +154,48 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The collector's stream of committed events.
-struct Live {
-    events: Receiver<Value>,
-    child: Child,
-}
-
-impl Live {
-    fn watch(binaries: &Binaries, operator: &Path) -> anyhow::Result<Self> {
-        let mut child = Command::new(&binaries.ctl)
-            .arg("--config")
-            .arg(operator)
-            .args(["get", "history", "--watch", "--limit", "1", "-o", "json"])
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
-        let (sender, events) = channel();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                if let Ok(event) = serde_json::from_str(&line)
-                    && sender.send(event).is_err()
-                {
-                    break;
-                }
-            }
-        });
-        // The first line is an event of before: the watch stands.
-        events.recv_timeout(wait::PATIENCE).context("the watch did not begin")?;
-        Ok(Self { events, child })
-    }
-
-    fn show<E>(
-        &self,
-        what: &str,
-        change: impl FnOnce() -> Result<(), E>,
-        arrives: impl Fn(&Value) -> bool,
-    ) -> anyhow::Result<()>
-    where
-        anyhow::Error: From<E>,
-    {
-        println!("   ▸ {what}");
-        let begun = Instant::now();
-        change()?;
-        let mut others = 0_u32;
-        loop {
-            let left = wait::PATIENCE.saturating_sub(begun.elapsed());
-            let event = self.events.recv_timeout(left).with_context(|| format!("nothing arrived for: {what}"))?;
-            if !arrives(&event) {
-                others += 1;
-                continue;
-            }
-            let took = begun.elapsed();
-            let (severity, name, detail) = match event["kind"].as_str() {
-                Some("detection") => {
-                    let d = &event["detection"];
-                    (&d["severity"], &d["rule"], format!("{} from {}", text(&d["user"]), text(&d["source"])))
-                }
-                _ => {
-                    let f = &event["finding"];
-                    (&f["severity"], &f["control"], text(&f["observed"]).to_owned())
-                }
-            };
-            println!(
-                "     {:>4} ms  {} {} {}: {detail}{}",
-                took.as_millis(),
-                text(&event["kind"]),
-                text(severity),
-                text(name),
-                if others > 0 { format!("  (and {others} more with it)") } else { String::new() },
-            );
-            // What else came of the same change belongs to it.
-            while self.events.recv_timeout(Duration::from_millis(300)).is_ok() {}
-            return Ok(());
+fn show<E>(
+    live: &Live,
+    what: &str,
+    change: impl FnOnce() -> Result<(), E>,
+    arrives: impl Fn(&Value) -> bool,
+) -> anyhow::Result<()>
+where
+    anyhow::Error: From<E>,
+{
+    println!("   ▸ {what}");
+    let begun = Instant::now();
+    change()?;
+    let mut others = 0_u32;
+    loop {
+        let left = wait::PATIENCE.saturating_sub(begun.elapsed());
+        let event = live.next(left).with_context(|| format!("nothing arrived for: {what}"))?;
+        if !arrives(&event) {
+            others += 1;
+            continue;
         }
-    }
-}
-
-impl Drop for Live {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        let took = begun.elapsed();
+        let (severity, name, detail) = match event["kind"].as_str() {
+            Some("detection") => {
+                let d = &event["detection"];
+                (&d["severity"], &d["rule"], format!("{} from {}", text(&d["user"]), text(&d["source"])))
+            }
+            _ => {
+                let f = &event["finding"];
+                (&f["severity"], &f["control"], text(&f["observed"]).to_owned())
+            }
+        };
+        println!(
+            "     {:>4} ms  {} {} {}: {detail}{}",
+            took.as_millis(),
+            text(&event["kind"]),
+            text(severity),
+            text(name),
+            if others > 0 { format!("  (and {others} more with it)") } else { String::new() },
+        );
+        // What else came of the same change belongs to it.
+        while live.next(Duration::from_millis(300)).is_some() {}
+        return Ok(());
     }
 }
 

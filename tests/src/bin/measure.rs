@@ -1,0 +1,179 @@
+//! Measures what docs/performance.md reports, each beside a yardstick taken in the same run.
+//!
+//! `cargo run --release -p picket-tests --bin measure [latency|scan|memory|sizes]…` (all without a word)
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use picket_tests::binaries::Binaries;
+use picket_tests::collector::Collector;
+use picket_tests::daemon::Daemon;
+use picket_tests::live::Live;
+use picket_tests::node::{DATA_DIR, Profile, SampleNode};
+use picket_tests::wait;
+use serde_json::Value;
+
+/// Changes whose way to the collector is timed.
+const CHANGES: usize = 200;
+
+fn main() -> anyhow::Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let asked = |word: &str| words.is_empty() || words.iter().any(|w| w == word);
+    let binaries = Binaries::build(true)?;
+    let dir = tempfile::tempdir()?;
+    if asked("sizes") {
+        sizes(&binaries)?;
+    }
+    let node = SampleNode::build_now(Profile::HardenedServer, &dir.path().join("node"))?;
+    if asked("scan") {
+        scan(&binaries, &node, dir.path())?;
+    }
+    if asked("latency") || asked("memory") {
+        running(&binaries, &node, dir.path(), asked("latency"), asked("memory"))?;
+    }
+    Ok(())
+}
+
+fn sizes(binaries: &Binaries) -> anyhow::Result<()> {
+    println!("stripped binaries");
+    for path in [&binaries.picketd, &binaries.collector, &binaries.ctl] {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        println!("  {name:<18} {:.2} MiB", mib(fs::metadata(path)?.len()));
+    }
+    Ok(())
+}
+
+/// A whole `picketd scan`, against a shell that asks `stat` for each file a verdict speaks of.
+fn scan(binaries: &Binaries, node: &SampleNode, dir: &Path) -> anyhow::Result<()> {
+    let run = || -> anyhow::Result<(Duration, Vec<u8>)> {
+        let begun = Instant::now();
+        let output =
+            Command::new(&binaries.picketd).args(["scan", "-o", "json", "--root"]).arg(node.root()).output()?;
+        anyhow::ensure!(!output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok((begun.elapsed(), output.stdout))
+    };
+    let (_, json) = run()?;
+    let mut took = (0..50).map(|_| run().map(|r| r.0)).collect::<Result<Vec<_>, _>>()?;
+    let result: Value = serde_json::from_slice(&json)?;
+    let verdicts = result["verdicts"].as_array().context("no verdicts")?;
+    let files: Vec<&str> =
+        verdicts.iter().filter_map(|v| v["subject"].as_str()).filter(|s| s.starts_with('/')).collect();
+    let begun = Instant::now();
+    for file in &files {
+        let path = node.path(file);
+        let pipeline = format!("stat -c %a '{}' 2>/dev/null | grep -qE '^[0-7]?[0-6]00$'", path.display());
+        Command::new("sh").args(["-c", &pipeline]).status()?;
+    }
+    let shell = begun.elapsed();
+    let log = dir.join("time");
+    Command::new("/usr/bin/time")
+        .args(["-f", "%M", "-o"])
+        .arg(&log)
+        .arg(&binaries.picketd)
+        .args(["scan", "-o", "json", "--root"])
+        .arg(node.root())
+        .output()
+        .context("/usr/bin/time")?;
+    let peak_kib: f64 = fs::read_to_string(&log)?.lines().last().unwrap_or_default().trim().parse()?;
+    took.sort_unstable();
+    let median = percentile(&took, 50);
+    println!("picketd scan of the hardened sample server, whole process, warm, 50 runs");
+    println!(
+        "  {} verdicts; median {:.1} ms, p99 {:.1} ms; peak memory {:.1} MiB",
+        verdicts.len(),
+        ms(median),
+        ms(percentile(&took, 99)),
+        peak_kib / 1024.0
+    );
+    println!(
+        "  yardstick: `sh -c 'stat | grep'` for the {} file verdicts among them: {:.0} ms, {:.0} times as long",
+        files.len(),
+        ms(shell),
+        shell.as_secs_f64() / median.as_secs_f64()
+    );
+    Ok(())
+}
+
+fn running(binaries: &Binaries, node: &SampleNode, dir: &Path, latency: bool, memory: bool) -> anyhow::Result<()> {
+    let collector = Collector::start(binaries, &dir.join("collector"))?;
+    let operator = collector.operator("measure", "admin")?;
+    let mut daemon = Daemon::new(binaries, &dir.join("picketd"), node.root())?;
+    daemon.enroll(&collector, &collector.token(&[])?)?;
+    daemon.start()?;
+    wait::until("the first findings are at the collector", || {
+        collector.get(&operator, &["findings"]).ok().filter(|f| !f.is_empty())
+    })?;
+    wait::until("the node has nothing left to send", || {
+        let status: Value = serde_json::from_slice(&daemon.status_json().ok()?.stdout).ok()?;
+        (status["outbox"]["events"].as_u64() == Some(0)).then_some(())
+    })?;
+    if memory {
+        println!("resident memory, idle after a full evaluation");
+        println!("  picketd            {:.1} MiB", rss_mib(daemon.process()?.pid())?);
+        println!("  picket-collector   {:.1} MiB", rss_mib(collector.process()?.pid())?);
+    }
+    if latency {
+        let key = format!("{DATA_DIR}/server/tls/client-admin.key");
+        let live = Live::watch(binaries, &operator)?;
+        let mut took = Vec::new();
+        for n in 0..CHANGES {
+            let (mode, kind) = if n % 2 == 0 { (0o644, "finding_opened") } else { (0o600, "finding_resolved") };
+            let begun = Instant::now();
+            node.chmod(&key, mode)?;
+            loop {
+                let event = live.next(wait::PATIENCE).context("nothing arrived")?;
+                if event["kind"] == kind && event["finding"]["subject"] == key.as_str() {
+                    break;
+                }
+            }
+            took.push(begun.elapsed());
+        }
+        took.sort_unstable();
+        let mut synced = sync_times(dir)?;
+        synced.sort_unstable();
+        println!("change of a file → durable at the collector and shown to a watching operator, {CHANGES} changes");
+        println!("  p50 {:.1} ms, p99 {:.1} ms", ms(percentile(&took, 50)), ms(percentile(&took, 99)));
+        println!(
+            "  yardstick: one synced append of 1 KiB on the same disk: p50 {:.2} ms, p99 {:.2} ms",
+            ms(percentile(&synced, 50)),
+            ms(percentile(&synced, 99))
+        );
+    }
+    daemon.stop()
+}
+
+fn sync_times(dir: &Path) -> anyhow::Result<Vec<Duration>> {
+    let mut file = fs::File::create(dir.join("yardstick"))?;
+    (0..CHANGES)
+        .map(|_| {
+            let begun = Instant::now();
+            file.write_all(&[7; 1024])?;
+            file.sync_data()?;
+            Ok(begun.elapsed())
+        })
+        .collect()
+}
+
+fn rss_mib(pid: u32) -> anyhow::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    Ok(kib / 1024.0)
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+#[allow(clippy::cast_precision_loss, reason = "sizes of programs are far below 2^52")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / 1024.0 / 1024.0
+}
