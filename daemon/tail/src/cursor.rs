@@ -1,0 +1,60 @@
+//! Where a reader stands: what is needed to go on after any time away.
+
+use serde::{Deserialize, Serialize};
+
+/// Longest part of a file that a fingerprint covers, in bytes. The first audit event's id lies well within it.
+pub(crate) const PRINT_BYTES: usize = 1024;
+
+/// What a file is recognised by when its name and inode have changed (a gzipped backup) or been given to another
+/// (inodes are used again): the first bytes that were read of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Where the part begins: the first byte that is not NUL.
+    pub at: u64,
+    /// How long it is; 0 when nothing was read yet.
+    pub len: u32,
+    /// FNV-1a (64 bits) of the part.
+    pub hash: u64,
+}
+
+impl Fingerprint {
+    pub(crate) fn of(at: u64, bytes: &[u8]) -> Self {
+        let hash = bytes
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        // At most PRINT_BYTES.
+        Self { at, len: u32::try_from(bytes.len()).unwrap_or(u32::MAX), hash }
+    }
+}
+
+/// A place in a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMark {
+    /// The stamp of the rotated log being read; none for the log itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<String>,
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// What the file is recognised by.
+    pub print: Fingerprint,
+    /// Bytes of it that are done with (of its content, where it is gzipped): the start of the next line.
+    pub offset: u64,
+    /// Lines before the offset; none when reading began in the middle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u64>,
+}
+
+/// Where a reader stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// The log followed. A cursor of another log is not used.
+    pub path: String,
+    /// The newest rotated log that is done with: all with this stamp or an older one are, but for the one in `file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub done: Option<String>,
+    /// The file being read; none before the log existed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<FileMark>,
+}

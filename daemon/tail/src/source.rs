@@ -1,0 +1,192 @@
+//! A file being read, plain or gzipped, that knows what it will be recognised by.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use flate2::read::MultiGzDecoder;
+use nix::libc::O_NONBLOCK;
+
+use crate::cursor::{Fingerprint, PRINT_BYTES};
+use crate::splitter::content;
+
+enum Bytes {
+    Plain(File),
+    Gzip(Box<MultiGzDecoder<BufReader<File>>>),
+}
+
+/// Device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
+}
+
+impl Identity {
+    /// Of what a path leads to; none when it leads nowhere.
+    pub(crate) fn at(path: &Path) -> io::Result<Option<(Self, u64)>> {
+        match std::fs::metadata(path) {
+            Ok(meta) => Ok(Some((Self { dev: meta.dev(), ino: meta.ino() }, meta.len()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+pub(crate) struct Source {
+    bytes: Bytes,
+    pub(crate) identity: Identity,
+    /// Where the content begins, and its first bytes, as far as they were read.
+    print_at: u64,
+    print: Vec<u8>,
+    pos: u64,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("identity", &self.identity).field("pos", &self.pos).finish_non_exhaustive()
+    }
+}
+
+impl Source {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        // Non-blocking, so that a pipe with the log's name cannot hold the daemon.
+        let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        let identity = Identity { dev: meta.dev(), ino: meta.ino() };
+        let bytes = if path.extension().is_some_and(|e| e == "gz") {
+            Bytes::Gzip(Box::new(MultiGzDecoder::new(BufReader::new(file))))
+        } else {
+            Bytes::Plain(file)
+        };
+        Ok(Self { bytes, identity, print_at: 0, print: Vec::new(), pos: 0 })
+    }
+
+    pub(crate) const fn pos(&self) -> u64 {
+        self.pos
+    }
+
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = loop {
+            let result = match &mut self.bytes {
+                Bytes::Plain(file) => file.read(buffer),
+                Bytes::Gzip(decoder) => decoder.read(buffer),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        let fresh = buffer.get(..read).unwrap_or_default();
+        if self.print.is_empty() {
+            match content(fresh) {
+                Some(first) => {
+                    self.print_at = self.pos + first as u64;
+                    self.remember(fresh.get(first..).unwrap_or_default());
+                }
+                None => self.print_at = self.pos + read as u64,
+            }
+        } else if self.print_at + self.print.len() as u64 == self.pos {
+            self.remember(fresh);
+        }
+        self.pos += read as u64;
+        Ok(read)
+    }
+
+    fn remember(&mut self, bytes: &[u8]) {
+        let room = PRINT_BYTES.saturating_sub(self.print.len()).min(bytes.len());
+        self.print.extend_from_slice(bytes.get(..room).unwrap_or_default());
+    }
+
+    /// What the file is recognised by, from what lies before `end`.
+    pub(crate) fn fingerprint(&self, end: u64) -> Fingerprint {
+        let len = usize::try_from(end.saturating_sub(self.print_at)).unwrap_or(usize::MAX).min(self.print.len());
+        Fingerprint::of(self.print_at, self.print.get(..len).unwrap_or_default())
+    }
+
+    /// Is what was read still what the file begins with? Not after it was truncated and written again.
+    pub(crate) fn intact(&self) -> io::Result<bool> {
+        let Bytes::Plain(file) = &self.bytes else { return Ok(true) };
+        if file.metadata()?.len() < self.pos {
+            return Ok(false);
+        }
+        let mut now = vec![0; self.print.len()];
+        match file.read_exact_at(&mut now, self.print_at) {
+            Ok(()) => Ok(now == self.print),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Back to the start of a file that was truncated.
+    pub(crate) fn rewind(&mut self) -> io::Result<()> {
+        if let Bytes::Plain(file) = &mut self.bytes {
+            file.seek(SeekFrom::Start(0))?;
+        }
+        self.print = Vec::new();
+        self.print_at = 0;
+        self.pos = 0;
+        Ok(())
+    }
+
+    /// Goes to the offset, if this is the file with that fingerprint and it is that long. Called on a fresh source;
+    /// after `false` the source is of no use.
+    pub(crate) fn resume(&mut self, print: Fingerprint, offset: u64) -> io::Result<bool> {
+        let limit = usize::try_from(print.len).unwrap_or(usize::MAX);
+        if limit > PRINT_BYTES {
+            return Ok(false);
+        }
+        let mut first = vec![0; limit];
+        if let Bytes::Plain(file) = &mut self.bytes {
+            if file.metadata()?.len() < offset {
+                return Ok(false);
+            }
+            match file.read_exact_at(&mut first, print.at) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                Err(error) => return Err(error),
+            }
+            if Fingerprint::of(print.at, &first) != print {
+                return Ok(false);
+            }
+            file.seek(SeekFrom::Start(offset))?;
+            self.print_at = print.at;
+            self.print = first;
+            self.pos = offset;
+            return Ok(true);
+        }
+        let mut buffer = vec![0; 64 * 1024];
+        while self.pos < offset {
+            let want = usize::try_from(offset - self.pos).unwrap_or(usize::MAX).min(buffer.len());
+            let Some(part) = buffer.get_mut(..want) else { return Ok(false) };
+            if self.read(part)? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(self.fingerprint(print.at.saturating_add(u64::from(print.len))) == print)
+    }
+
+    /// To the end of what is there now. Says whether that is the end of a line.
+    pub(crate) fn skip_to_end(&mut self) -> io::Result<bool> {
+        let Bytes::Plain(file) = &mut self.bytes else { return Ok(true) };
+        let len = file.metadata()?.len();
+        let mut first = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(PRINT_BYTES)];
+        file.read_exact_at(&mut first, 0)?;
+        // A log that begins with a hole is known by its inode alone until it is rotated.
+        if content(&first) == Some(0) {
+            self.print = first;
+        } else {
+            self.print_at = len;
+        }
+        let mut last = [b'\n'];
+        if len > 0 {
+            file.read_exact_at(&mut last, len - 1)?;
+        }
+        self.pos = file.seek(SeekFrom::Start(len))?;
+        Ok(last == [b'\n'])
+    }
+}

@@ -1,0 +1,185 @@
+//! Bytes become lines.
+
+use memchr::memchr2;
+
+/// What comes out of bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// A complete line that is not blank, without its end.
+    Line { bytes: Vec<u8>, offset: u64, number: u64 },
+    /// A line longer than the limit was passed over.
+    TooLong { bytes: u64, number: u64 },
+    /// NUL bytes in the middle of a file: it was cut while it was written, and something is missing here.
+    Torn { offset: u64 },
+}
+
+/// Holds the unfinished line between two reads.
+#[derive(Debug)]
+pub(crate) struct Splitter {
+    max: usize,
+    partial: Vec<u8>,
+    /// Bytes of a line already known to be too long.
+    passing: Option<u64>,
+    /// Where the unfinished line begins.
+    start: u64,
+    /// Where the next byte comes from.
+    pos: u64,
+    lines: Option<u64>,
+    in_hole: bool,
+    /// The rest of a line whose start nobody saw is dropped.
+    drop_first: bool,
+}
+
+impl Splitter {
+    pub(crate) fn new(max: usize, offset: u64, lines: Option<u64>) -> Self {
+        Self {
+            max,
+            partial: Vec::new(),
+            passing: None,
+            start: offset,
+            pos: offset,
+            lines,
+            in_hole: false,
+            drop_first: false,
+        }
+    }
+
+    pub(crate) fn drop_first(mut self) -> Self {
+        self.drop_first = true;
+        self
+    }
+
+    /// Where the unfinished line begins: everything before is done with.
+    pub(crate) const fn start(&self) -> u64 {
+        self.start
+    }
+
+    pub(crate) const fn lines(&self) -> Option<u64> {
+        self.lines
+    }
+
+    pub(crate) fn feed(&mut self, mut chunk: &[u8], out: &mut Vec<Piece>) {
+        while !chunk.is_empty() {
+            if self.in_hole {
+                let hole = chunk.iter().position(|b| *b != 0).unwrap_or(chunk.len());
+                self.pos += hole as u64;
+                self.start = self.pos;
+                chunk = chunk.get(hole..).unwrap_or_default();
+                self.in_hole = chunk.is_empty();
+                continue;
+            }
+            let end = memchr2(b'\n', 0, chunk);
+            let (head, rest) = chunk.split_at(end.unwrap_or(chunk.len()));
+            self.take(head);
+            match rest.split_first() {
+                None => return,
+                Some((b'\n', rest)) => {
+                    self.pos += 1;
+                    self.finish(out);
+                    chunk = rest;
+                }
+                Some(_) => {
+                    if self.pos > 0 {
+                        out.push(Piece::Torn { offset: self.pos });
+                    }
+                    self.partial = Vec::new();
+                    self.passing = None;
+                    self.drop_first = false;
+                    self.in_hole = true;
+                    chunk = rest;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        self.pos += bytes.len() as u64;
+        if let Some(passed) = &mut self.passing {
+            *passed += bytes.len() as u64;
+        } else if self.drop_first {
+            self.start = self.pos;
+        } else if self.partial.len() + bytes.len() > self.max {
+            self.passing = Some((self.partial.len() + bytes.len()) as u64);
+            self.partial = Vec::new();
+        } else {
+            self.partial.extend_from_slice(bytes);
+        }
+    }
+
+    fn finish(&mut self, out: &mut Vec<Piece>) {
+        let number = self.lines.map_or(0, |n| n + 1);
+        let offset = self.start;
+        self.start = self.pos;
+        self.lines = self.lines.map(|n| n + 1);
+        if std::mem::take(&mut self.drop_first) {
+            return;
+        }
+        let bytes = std::mem::take(&mut self.partial);
+        if let Some(passed) = self.passing.take() {
+            out.push(Piece::TooLong { bytes: passed, number });
+        } else if !bytes.iter().all(u8::is_ascii_whitespace) {
+            out.push(Piece::Line { bytes, offset, number });
+        }
+    }
+
+    /// The file is at its end for good: a last line without an end is a line too.
+    pub(crate) fn close(&mut self, out: &mut Vec<Piece>) {
+        if self.passing.is_some() || !self.partial.is_empty() {
+            self.finish(out);
+        }
+    }
+}
+
+/// The first byte that is not NUL, if any: where a file's content begins after a hole.
+pub(crate) fn content(bytes: &[u8]) -> Option<usize> {
+    match bytes.first() {
+        Some(0) => bytes.iter().position(|b| *b != 0),
+        Some(_) => Some(0),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn split(max: usize, chunks: &[&[u8]]) -> Vec<Piece> {
+        let mut splitter = Splitter::new(max, 0, Some(0));
+        let mut out = Vec::new();
+        for chunk in chunks {
+            splitter.feed(chunk, &mut out);
+        }
+        splitter.close(&mut out);
+        out
+    }
+
+    fn line(text: &str, offset: u64, number: u64) -> Piece {
+        Piece::Line { bytes: text.as_bytes().to_vec(), offset, number }
+    }
+
+    #[test]
+    fn lines_holes_and_lengths() {
+        assert_eq!(split(9, &[b"a\n\nbc", b"d\nx"]), [line("a", 0, 1), line("bcd", 3, 3), line("x", 7, 4)]);
+        assert_eq!(split(3, &[b"abcd", b"ef\nok\n"]), [Piece::TooLong { bytes: 6, number: 1 }, line("ok", 7, 2)]);
+        assert_eq!(split(9, &[b"\0\0\0", b"\0a\n"]), [line("a", 4, 1)], "a hole at the start is no loss here");
+        assert_eq!(split(9, &[b"a\nhal\0\0", b"\0b\n"]), [line("a", 0, 1), Piece::Torn { offset: 5 }, line("b", 8, 2)]);
+    }
+
+    #[test]
+    fn the_rest_of_an_unseen_line_is_dropped() {
+        let mut splitter = Splitter::new(9, 100, None).drop_first();
+        let mut out = Vec::new();
+        splitter.feed(b"est\nnew\n", &mut out);
+        assert_eq!(out, [line("new", 104, 0)]);
+    }
+
+    proptest! {
+        #[test]
+        fn how_bytes_arrive_does_not_matter(bytes in proptest::collection::vec(prop_oneof![Just(b'a'), Just(b'b'), Just(b'\n'), Just(0u8)], 0..60), cut in 0usize..60) {
+            let (left, right) = bytes.split_at(cut.min(bytes.len()));
+            prop_assert_eq!(split(4, &[&bytes]), split(4, &[left, right]));
+        }
+    }
+}
