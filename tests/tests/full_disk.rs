@@ -1,0 +1,71 @@
+//! A full disk under the node's state degrades and never stops the daemon; what was lost says so.
+//!
+//! Mounts a small tmpfs, so it needs root (as `.ci/run` has it); without it the test fails and says so.
+
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use picket_tests::binaries::Binaries;
+use picket_tests::collector::Collector;
+use picket_tests::daemon::Daemon;
+use picket_tests::node::{Profile, SampleNode};
+use picket_tests::wait;
+
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn at(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some("size=1m,mode=0700"))
+            .expect("mounting a tmpfs needs root");
+        Self(dir.to_owned())
+    }
+
+    fn fill(&self) -> PathBuf {
+        let file = self.0.join("ballast");
+        // Fails when the disk is full, which is the point.
+        drop(std::fs::write(&file, vec![0; 2 << 20]));
+        file
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(umount2(&self.0, MntFlags::MNT_DETACH));
+    }
+}
+
+#[test]
+fn a_full_disk_neither_stops_the_daemon_nor_loses_the_state_of_a_finding() {
+    let binaries = Binaries::build(false).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start(&binaries, &dir.path().join("collector")).unwrap();
+    let operator = collector.operator("test", "admin").unwrap();
+    let node = SampleNode::build_now(Profile::Agent, &dir.path().join("node")).unwrap();
+    let disk = SmallDisk::at(&dir.path().join("picketd/state"));
+    let mut daemon = Daemon::new(&binaries, &dir.path().join("picketd"), node.root()).unwrap();
+    daemon.enroll(&collector, &collector.token(&[]).unwrap()).unwrap();
+    daemon.start().unwrap();
+    wait::until("the first findings are at the collector", || {
+        collector.get(&operator, &["findings"]).ok().filter(|f| !f.is_empty())
+    })
+    .unwrap();
+
+    let ballast = disk.fill();
+    let path = "/etc/rancher/node/password";
+    node.chmod(path, 0o644).unwrap();
+    wait::until("the daemon says that its disk is full", || {
+        let status = String::from_utf8(daemon.status().ok()?.stdout).ok()?.to_lowercase();
+        (status.contains("disk") || status.contains("no space")).then_some(())
+    })
+    .unwrap();
+    daemon.process().unwrap().check_alive().unwrap();
+
+    std::fs::remove_file(ballast).unwrap();
+    wait::until("the change made on the full disk arrives", || {
+        let findings = collector.get(&operator, &["findings"]).ok()?;
+        findings.iter().any(|f| f["subject"] == path && f["state"] == "open").then_some(())
+    })
+    .unwrap();
+    daemon.stop().unwrap();
+}
