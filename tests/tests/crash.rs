@@ -3,6 +3,8 @@
 //! `PICKET_CRASH_ROUNDS` sets the number of rounds (50 in the slow stage of `.ci/run`, a few here); the seed is printed
 //! and can be given back in `PICKET_CRASH_SEED`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 use picket_tests::fleet::Fleet;
 use picket_tests::node::{DATA_DIR, Profile};
 use rand::rngs::StdRng;

@@ -1,5 +1,7 @@
 //! One node's truth reaches the collector: real processes, real TLS, real sled, real changes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 use picket_tests::fleet::Fleet;
 use picket_tests::node::{DATA_DIR, Profile};
 use picket_tests::wait;

@@ -1,5 +1,7 @@
 //! Enrolment as an operator meets it: what goes wrong says what, where and what to do.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 use std::process::Output;
 
 use picket_tests::binaries::Binaries;

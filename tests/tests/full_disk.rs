@@ -2,6 +2,8 @@
 //!
 //! Mounts a small tmpfs, so it needs root (as `.ci/run` has it); without it the test fails and says so.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
