@@ -30,12 +30,8 @@ pub struct Trail {
 impl Host {
     /// Follows a path hop by hop inside the root. `..` at the root stays at the root.
     pub fn trail(&self, path: &Path) -> Trail {
-        let mut trail = Trail {
-            folders: Vec::new(),
-            links: Vec::new(),
-            end: PathBuf::from("/"),
-            outcome: Ok(Kind::Folder),
-        };
+        let mut trail =
+            Trail { folders: Vec::new(), links: Vec::new(), end: PathBuf::from("/"), outcome: Ok(Kind::Folder) };
         let mut todo: VecDeque<OsString> = VecDeque::new();
         push_front(&mut todo, path);
         while let Some(name) = todo.pop_front() {

@@ -137,7 +137,9 @@ impl Host {
 fn role_of(cmdline: &str) -> Option<ProcessRole> {
     let mut words = cmdline.trim_end_matches('\0').split(['\0', ' ']);
     let program = words.next()?;
-    if program.rsplit('/').next() != Some("k3s") && !program.ends_with("/k3s-server") && !program.ends_with("/k3s-agent")
+    if program.rsplit('/').next() != Some("k3s")
+        && !program.ends_with("/k3s-server")
+        && !program.ends_with("/k3s-agent")
     {
         return None;
     }
@@ -166,7 +168,8 @@ mod tests {
 
     #[test]
     fn secrets_of_the_environment_are_left_out() {
-        for name in ["K3S_TOKEN", "K3S_AGENT_TOKEN", "K3S_DATASTORE_ENDPOINT", "K3S_VPN_AUTH", "AWS_SECRET_ACCESS_KEY"] {
+        for name in ["K3S_TOKEN", "K3S_AGENT_TOKEN", "K3S_DATASTORE_ENDPOINT", "K3S_VPN_AUTH", "AWS_SECRET_ACCESS_KEY"]
+        {
             assert!(is_secret(name), "{name}");
         }
         for name in ["K3S_TOKEN_FILE", "K3S_URL", "K3S_DATA_DIR", "K3S_DATASTORE_KEYFILE"] {
