@@ -33,7 +33,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        drop(umount2(&self.0, MntFlags::MNT_DETACH));
+        umount2(&self.0, MntFlags::MNT_DETACH).ok();
     }
 }
 
