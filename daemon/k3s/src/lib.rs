@@ -3,14 +3,28 @@
 //! Pure: all input comes through [`NodeFiles`] and [`Ask`], and nothing here looks at a clock, a process or the network.
 //! [`effective`] is the one entry.
 
+mod argv;
+mod components;
 mod effective;
+mod envfile;
 mod files;
+mod journal;
+mod kubelet_config;
+mod merge;
+mod options;
+mod resolve;
+mod traps;
+mod unit;
 mod version;
+mod words;
+mod yaml;
 
 pub use effective::{
     AcrossVersions, EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem, REDACTED, Trap, Warning,
 };
 pub use files::{DirEntry, EntryKind, MemoryFiles, NodeFiles, Unreadable};
+pub use journal::{running_flags, started_version};
+pub use resolve::effective;
 pub use version::{K3sVersion, NotAVersion};
 
 use picket_model::Role;

@@ -1,0 +1,102 @@
+//! The kubelet's configuration from `kubelet.conf.d`: files merged in walk order as JSON merge patches.
+
+use serde_json::Value;
+
+use crate::effective::Problem;
+use crate::files::{EntryKind, NodeFiles};
+use crate::merge::FILE_LIMIT;
+use crate::yaml;
+
+/// Sub-folders followed, and files read, at most.
+const DEPTH_LIMIT: usize = 8;
+const FILES_LIMIT: usize = 256;
+
+/// What the folder holds.
+#[derive(Debug, Default)]
+pub(crate) struct KubeletConfig {
+    /// The merged configuration; none if no file counts.
+    pub(crate) value: Option<Value>,
+    /// Files in the order they are merged.
+    pub(crate) files: Vec<String>,
+    pub(crate) problems: Vec<Problem>,
+    /// Whether the folder exists.
+    pub(crate) folder: bool,
+}
+
+/// Reads and merges a folder.
+pub(crate) fn read(files: &dyn NodeFiles, folder: &str) -> KubeletConfig {
+    let mut out = KubeletConfig::default();
+    walk(files, folder, 0, &mut out);
+    let mut merged: Option<Value> = None;
+    for path in out.files.clone() {
+        match yaml_file(files, &path) {
+            Ok(Some(patch)) => {
+                merged = Some(match merged {
+                    Some(base) => merge_patch(base, patch),
+                    None => merge_patch(Value::Null, patch),
+                });
+            }
+            Ok(None) => {}
+            Err(problem) => out.problems.push(problem),
+        }
+    }
+    out.value = merged;
+    out
+}
+
+/// A YAML or JSON file as JSON.
+pub(crate) fn yaml_file(files: &dyn NodeFiles, path: &str) -> Result<Option<Value>, Problem> {
+    let problem = |line, detail: String| Problem { path: Some(path.to_owned()), line, detail };
+    let Some(bytes) =
+        files.read(path, FILE_LIMIT).map_err(|reason| problem(None, format!("cannot be read: {reason}")))?
+    else {
+        return Ok(None);
+    };
+    let document = yaml::load(&bytes).map_err(|e| problem(e.line, e.detail))?;
+    Ok(document.root.map(|root| yaml::to_json(&root)))
+}
+
+fn walk(files: &dyn NodeFiles, folder: &str, depth: usize, out: &mut KubeletConfig) {
+    let entries = match files.list(folder) {
+        Ok(Some(entries)) => entries,
+        Ok(None) => return,
+        Err(reason) => {
+            let detail = format!("cannot be listed: {reason}; the kubelet's files are not known");
+            out.problems.push(Problem { path: Some(folder.to_owned()), line: None, detail });
+            return;
+        }
+    };
+    if depth == 0 {
+        out.folder = true;
+    }
+    let mut entries = entries;
+    entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    for entry in entries {
+        let path = format!("{folder}/{}", entry.name);
+        match entry.kind {
+            EntryKind::Dir if depth < DEPTH_LIMIT => walk(files, &path, depth + 1, out),
+            EntryKind::File | EntryKind::LinkToFile if entry.name.ends_with(".conf") && out.files.len() < FILES_LIMIT => {
+                out.files.push(path);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// RFC 7396: maps merge key by key, null removes, everything else replaces.
+pub(crate) fn merge_patch(base: Value, patch: Value) -> Value {
+    let Value::Object(patch) = patch else { return patch };
+    let mut map = match base {
+        Value::Object(map) => map,
+        _ => serde_json::Map::new(),
+    };
+    for (key, value) in patch {
+        if value.is_null() {
+            map.remove(&key);
+        } else {
+            let old = map.remove(&key).unwrap_or(Value::Null);
+            map.insert(key, merge_patch(old, value));
+        }
+    }
+    Value::Object(map)
+}

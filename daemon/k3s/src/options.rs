@@ -1,0 +1,177 @@
+//! The options K3s knows, per role.
+
+use std::collections::BTreeMap;
+
+use picket_model::Role;
+use serde::Deserialize;
+
+use crate::effective::REDACTED;
+
+/// The table, made from K3s' own sources (v1.31 to v1.36; names were only added in that span).
+const TABLE: &str = include_str!("../data/k3s-cli-flags.json");
+
+/// The type of an option's value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    String,
+    Bool,
+    Int,
+    Duration,
+    /// Every value counts, in order.
+    List,
+}
+
+/// One option.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Opt {
+    pub(crate) name: String,
+    #[serde(rename = "type")]
+    pub(crate) kind: Kind,
+    #[serde(default)]
+    pub(crate) aliases: Vec<String>,
+    #[serde(default)]
+    pub(crate) env: Vec<String>,
+    #[serde(default)]
+    pub(crate) default: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Table {
+    server: Vec<Opt>,
+    agent: Vec<Opt>,
+}
+
+/// The options of one role.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    options: Vec<Opt>,
+    by_name: BTreeMap<String, usize>,
+}
+
+impl Known {
+    pub(crate) fn of(role: Role) -> Self {
+        // The table is compiled in and read by the tests: it is either right in every build or in none.
+        let table = serde_json::from_str::<Table>(TABLE).unwrap_or(Table { server: Vec::new(), agent: Vec::new() });
+        let options = match role {
+            Role::Server => table.server,
+            Role::Agent => table.agent,
+        };
+        let mut by_name = BTreeMap::new();
+        for (i, option) in options.iter().enumerate() {
+            for name in std::iter::once(&option.name).chain(&option.aliases) {
+                by_name.insert(name.clone(), i);
+            }
+        }
+        Self { options, by_name }
+    }
+
+    /// The option of this name or one-letter alias.
+    pub(crate) fn get(&self, name: &str) -> Option<&Opt> {
+        self.by_name.get(name).and_then(|i| self.options.get(*i))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Opt> {
+        self.options.iter()
+    }
+}
+
+/// Old names of list options that feed the list of the new name.
+pub(crate) const OLD_NAMES: [(&str, &str); 2] = [
+    ("kube-controller-arg", "kube-controller-manager-arg"),
+    ("kube-cloud-controller-arg", "kube-cloud-controller-manager-arg"),
+];
+
+/// Options whose value is a secret.
+const SECRET: [&str; 7] = [
+    "token",
+    "agent-token",
+    "etcd-s3-access-key",
+    "etcd-s3-secret-key",
+    "etcd-s3-session-token",
+    "vpn-auth",
+    "cluster-secret",
+];
+
+/// Options whose value is a URL or connection string that may carry a password.
+const CONNECTION: [&str; 2] = ["datastore-endpoint", "etcd-s3-proxy"];
+
+/// The value as it may be shown. Called at the point of reading; nothing later sees the secret.
+pub(crate) fn redact(name: &str, value: &str, known: bool) -> String {
+    if value.is_empty() {
+        return String::new();
+    }
+    if SECRET.contains(&name) || (!known && sounds_secret(name)) {
+        return REDACTED.to_owned();
+    }
+    if CONNECTION.contains(&name) {
+        return redact_connection(value);
+    }
+    if name.ends_with("-arg")
+        && let Some((flag, inner)) = value.split_once('=')
+        && !inner.is_empty()
+    {
+        let flag_name = flag.trim_start_matches('-').trim_end_matches(['+', '-']);
+        if secret_flag(flag_name) {
+            return format!("{flag}={REDACTED}");
+        }
+        if flag_name == "etcd-servers" || inner.contains("://") {
+            return format!("{flag}={}", redact_connection(inner));
+        }
+    }
+    value.to_owned()
+}
+
+/// Flags of components that take a secret itself rather than a file.
+fn secret_flag(flag: &str) -> bool {
+    flag.ends_with("password") || flag.ends_with("-secret") || flag == "token" || flag.ends_with("-token")
+}
+
+/// A connection string without its credentials.
+pub(crate) fn redact_connection(value: &str) -> String {
+    let lower = value.to_ascii_lowercase();
+    let carries = value.contains('@') || ["password", "passwd", "pwd=", "token", "secret"].iter().any(|w| lower.contains(w));
+    if !carries {
+        return value.to_owned();
+    }
+    match value.split_once("://") {
+        Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => format!("{scheme}://{REDACTED}"),
+        _ => REDACTED.to_owned(),
+    }
+}
+
+/// Whether an unknown key's name promises a secret (a mistyped `tokens:`).
+fn sounds_secret(name: &str) -> bool {
+    let lower = name.to_ascii_lowercase();
+    name == "t"
+        || ["token", "secret", "password", "passwd", "credential", "vpn-auth", "vpn_auth", "access-key", "access_key"]
+            .iter()
+            .any(|w| lower.contains(w))
+            && !lower.starts_with("secret-encryption")
+            && !lower.starts_with("secrets-encryption")
+            && !lower.starts_with("secret_encryption")
+            && !lower.starts_with("secrets_encryption")
+            && !lower.ends_with("-file")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_complete() {
+        assert_eq!(Known::of(Role::Server).by_name.len(), 124 + 7);
+        assert_eq!(Known::of(Role::Agent).iter().count(), 46);
+        assert_eq!(Known::of(Role::Agent).get("t").unwrap().name, "token");
+    }
+
+    #[test]
+    fn secrets_do_not_pass() {
+        assert_eq!(redact("token", "K10abc", true), REDACTED);
+        assert_eq!(redact("tokens", "K10abc", false), REDACTED);
+        assert_eq!(redact("datastore-endpoint", "mysql://u:p@tcp(db)/k", true), "mysql://<redacted>");
+        assert_eq!(redact("datastore-endpoint", "https://10.0.0.1:2379", true), "https://10.0.0.1:2379");
+        assert_eq!(redact("secret-encryption", "true", false), "true");
+        assert_eq!(redact("kubelet-arg", "etcd-servers=http://u:p@h", true), "etcd-servers=http://<redacted>");
+    }
+}

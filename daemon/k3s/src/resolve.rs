@@ -1,0 +1,270 @@
+//! From a node's files to its effective configuration.
+
+use std::collections::BTreeMap;
+
+use picket_model::Role;
+
+use crate::argv::{self, Given, Parsed};
+use crate::components::{self, Inputs};
+use crate::effective::{AcrossVersions, EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem, Warning};
+use crate::files::NodeFiles;
+use crate::merge::{self, Merged};
+use crate::options::Known;
+use crate::unit::{self, Start};
+use crate::version::K3sVersion;
+use crate::{Ask, journal, kubelet_config, traps};
+
+/// The first versions of each set of defaults, oldest first: what may run on a node whose version is not known.
+const STEPS: [K3sVersion; 10] = [
+    K3sVersion::new(1, 31, 0),
+    K3sVersion::new(1, 31, 8),
+    K3sVersion::new(1, 31, 9),
+    K3sVersion::new(1, 32, 0),
+    K3sVersion::new(1, 32, 4),
+    K3sVersion::new(1, 32, 5),
+    K3sVersion::new(1, 33, 0),
+    K3sVersion::new(1, 33, 1),
+    K3sVersion::new(1, 35, 0),
+    K3sVersion::new(1, 36, 0),
+];
+
+/// The configuration K3s will start with on this node, as far as its files tell.
+pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
+    let (start, mut sources) = unit::find(files, ask.role);
+    let mut warnings: Vec<Warning> = Vec::new();
+    let mut problems: Vec<Problem> = Vec::new();
+    let mut merged = match argv::config_path(start.as_ref(), &mut warnings) {
+        Some(path) => merge::merge(files, &path),
+        None => Merged::default(),
+    };
+    let role = ask.role.or_else(|| start.as_ref().and_then(Start::role).map(|(r, _)| r)).or_else(|| {
+        role_from_files(files, &merged)
+    });
+    let files_understood = merged.problems.is_empty();
+    problems.append(&mut merged.problems);
+    warnings.append(&mut merged.warnings);
+    sources.append(&mut merged.sources);
+
+    let known = Known::of(role.unwrap_or(Role::Server));
+    let mut parsed = Parsed::default();
+    parsed.files(&merged.args, &known, role, filtered(role, start.as_ref()));
+    if let Some(start) = &start {
+        if let Some((_, at)) = start.role() {
+            parsed.command_line(start.words.get(at + 1..).unwrap_or_default(), &known);
+        }
+        parsed.environment(start, &known);
+        problems.extend(start.problems.iter().cloned());
+        warnings.extend(start.warnings.iter().cloned());
+        sources.extend(start.sources.iter().cloned());
+    }
+    parsed.old_names();
+
+    let data_dir = components::data_dir(last(&parsed.given, "data-dir"));
+    let folder = format!("{data_dir}/agent/etc/kubelet.conf.d");
+    let no_kubelet = role == Some(Role::Server) && last(&parsed.given, "disable-agent") == Some("true");
+    let kubelet = kubelet_config::read(files, &folder);
+    sources.push(folder);
+    let version = ask.version.or_else(|| ask.journal.and_then(journal::started_version));
+    let variants = match role {
+        Some(role) if files_understood => {
+            let versions = version.map_or_else(|| possible(files, &data_dir, kubelet.folder), |v| vec![v]);
+            versions
+                .into_iter()
+                .map(|version| {
+                    let inputs =
+                        Inputs { files, role, version, given: &parsed.given, known: &known, host: ask.host };
+                    (version, components::components(&inputs))
+                })
+                .collect()
+        }
+        _ => Vec::new(),
+    };
+    if role.is_some() {
+        traps::judge(files, &parsed.given, &kubelet, &variants, &mut problems, &mut warnings);
+    }
+    problems.append(&mut parsed.problems);
+    warnings.append(&mut parsed.warnings);
+    problems.extend(kubelet.problems.iter().filter(|_| !no_kubelet).cloned());
+    let etcd_config = match kubelet_config::yaml_file(files, &format!("{data_dir}/server/db/etcd/config")) {
+        Ok(value) if role != Some(Role::Agent) => value,
+        _ => None,
+    };
+    sources.sort();
+    sources.dedup();
+    EffectiveConfig {
+        role,
+        version,
+        options: options(parsed.given),
+        components: common(&variants),
+        kubelet_config: kubelet.value.filter(|_| !no_kubelet),
+        etcd_config,
+        problems,
+        warnings,
+        unit: start.map(|s| s.path),
+        variants,
+        files_understood,
+        sources,
+    }
+}
+
+/// Whether K3s drops unknown keys: only on a server, and only if the role is the first word after the program.
+fn filtered(role: Option<Role>, start: Option<&Start>) -> bool {
+    role != Some(Role::Agent) && start.is_none_or(|s| s.role().is_none_or(|(_, at)| at == 1))
+}
+
+fn last<'a>(given: &'a [Given], name: &str) -> Option<&'a str> {
+    given.iter().rev().find(|g| g.known && g.name == name).map(|g| g.value.as_str())
+}
+
+/// The role, where no unit tells: from K3s' folders, then from the configuration itself.
+fn role_from_files(files: &dyn NodeFiles, merged: &Merged) -> Option<Role> {
+    let value = |names: [&str; 2]| {
+        merged.args.iter().rev().find(|a| names.contains(&a.key.as_str())).map(|a| a.value.as_str())
+    };
+    let data_dir = components::data_dir(value(["data-dir", "d"]));
+    if files.has_dir(&format!("{data_dir}/server")) {
+        return Some(Role::Server);
+    }
+    if files.has_dir(&format!("{data_dir}/agent")) {
+        return Some(Role::Agent);
+    }
+    // Without `server` K3s can be nothing but a server; with it, only an option agents do not know tells.
+    let agent = Known::of(Role::Agent);
+    let server = Known::of(Role::Server);
+    let server_only = merged.args.iter().any(|a| server.get(&a.key).is_some() && agent.get(&a.key).is_none());
+    let joins = value(["server", "s"]).is_some_and(|v| !v.is_empty());
+    (merged.present && (server_only || !joins)).then_some(Role::Server)
+}
+
+/// Versions that may run here, by what K3s left behind.
+fn possible(files: &dyn NodeFiles, data_dir: &str, kubelet_folder: bool) -> Vec<K3sVersion> {
+    let own_certificates = files.has_dir(&format!("{data_dir}/server/tls/kube-scheduler"));
+    STEPS
+        .into_iter()
+        .filter(|v| !kubelet_folder || v.at_least(32, 0))
+        .filter(|v| {
+            let may = match v.minor {
+                31 => v.at_least(31, 9),
+                32 => v.at_least(32, 5),
+                _ => v.at_least(33, 1),
+            };
+            !own_certificates || may
+        })
+        .collect()
+}
+
+fn options(given: Vec<Given>) -> BTreeMap<String, Vec<OptionValue>> {
+    let mut options: BTreeMap<String, Vec<OptionValue>> = BTreeMap::new();
+    for g in given {
+        let value = OptionValue { value: g.value, path: g.path, line: g.line, layer: g.layer, known: g.known };
+        options.entry(g.name).or_default().push(value);
+    }
+    options
+}
+
+/// Components and flags all versions agree on.
+fn common(variants: &[(K3sVersion, BTreeMap<String, Flags>)]) -> BTreeMap<String, Flags> {
+    let Some(((_, first), rest)) = variants.split_first() else { return BTreeMap::new() };
+    let mut components = first.clone();
+    for (_, other) in rest {
+        components.retain(|name, _| other.contains_key(name));
+        for (name, flags) in &mut components {
+            if let Some(theirs) = other.get(name) {
+                flags.retain(|flag, values| theirs.get(flag) == Some(values));
+            }
+        }
+    }
+    components
+}
+
+impl EffectiveConfig {
+    /// Values of an option by its long name, in the order K3s sees them; empty if it is not set.
+    pub fn values(&self, name: &str) -> &[OptionValue] {
+        self.options.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// The value in force of a single-valued option, if it is set.
+    pub fn option(&self, name: &str) -> Option<&OptionValue> {
+        self.values(name).iter().rev().find(|v| v.known)
+    }
+
+    /// The value in force, K3s' default included; none if neither is there. An empty value counts as set.
+    pub fn option_or_default(&self, name: &str) -> Option<String> {
+        if let Some(value) = self.option(name) {
+            return Some(value.value.clone());
+        }
+        let known = Known::of(self.role.unwrap_or(Role::Server));
+        known.get(name).and_then(|o| o.default.clone())
+    }
+
+    /// A boolean option, its default included.
+    pub fn bool_option(&self, name: &str) -> bool {
+        self.option_or_default(name).as_deref().and_then(argv::go_bool).unwrap_or(false)
+    }
+
+    /// All values of a list option, split at commas, as K3s does for `disable`, `tls-san`, `node-ip` and the like.
+    pub fn split_list(&self, name: &str) -> Vec<&str> {
+        self.values(name)
+            .iter()
+            .filter(|v| v.known)
+            .flat_map(|v| v.value.split(','))
+            .map(str::trim)
+            .filter(|v| !v.is_empty())
+            .collect()
+    }
+
+    /// K3s' data dir, without a slash at its end.
+    pub fn data_dir(&self) -> String {
+        components::data_dir(self.option("data-dir").map(|v| v.value.as_str()))
+    }
+
+    /// Whether the component runs in this configuration, in every version that is possible here.
+    pub fn runs(&self, component: &str) -> bool {
+        self.components.contains_key(component)
+    }
+
+    /// Whether this configuration starts a kubelet.
+    pub fn has_kubelet(&self) -> bool {
+        self.role.is_some() && !(self.role == Some(Role::Server) && self.bool_option("disable-agent"))
+    }
+
+    /// Values of a component's flag; empty if it is not passed, or if possible versions differ.
+    pub fn flag(&self, component: &str, name: &str) -> Vec<FlagValue> {
+        self.components.get(component).and_then(|flags| flags.get(name)).cloned().unwrap_or_default()
+    }
+
+    /// Values of a component's flag in every version that is possible on this node.
+    pub fn flag_across(&self, component: &str, name: &str) -> AcrossVersions {
+        let mut runs: Vec<(K3sVersion, Vec<FlagValue>)> = Vec::new();
+        for (version, components) in &self.variants {
+            let values = components.get(component).and_then(|f| f.get(name)).cloned().unwrap_or_default();
+            if runs.last().is_none_or(|(_, before)| *before != values) {
+                runs.push((*version, values));
+            }
+        }
+        if runs.len() > 1 {
+            return AcrossVersions::Differs(runs);
+        }
+        AcrossVersions::Same(runs.pop().map(|(_, values)| values).unwrap_or_default())
+    }
+
+    /// Versions that are possible here: one where it is known, none where nothing can be said of components.
+    pub fn possible_versions(&self) -> Vec<K3sVersion> {
+        self.variants.iter().map(|(v, _)| *v).collect()
+    }
+
+    /// Whether the configuration files could be read and merged. If not, only command line and environment are known.
+    pub const fn files_understood(&self) -> bool {
+        self.files_understood
+    }
+
+    /// Files and folders this rests on, present or not: what to watch.
+    pub fn sources(&self) -> &[String] {
+        &self.sources
+    }
+
+    /// Whether any value comes from this layer.
+    pub fn uses(&self, layer: Layer) -> bool {
+        self.options.values().flatten().any(|v| v.layer == layer)
+    }
+}
