@@ -1,0 +1,501 @@
+//! From events to detections: which rule matches, and when a match is news.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use picket_model::{Detection, ObjectRef, Severity};
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, Text};
+use crate::fields::{Flags, View};
+use crate::index::Index;
+use crate::rule::{Kind, Rule};
+use crate::site::Site;
+use crate::window::{Open, Started, Waiting, Window, Windows, fingerprint};
+
+/// Most audit ids a detection carries.
+pub const MAX_AUDIT_IDS: usize = 100;
+/// Longest user name, address or object name a detection carries, in bytes. The API server sets no limit of its own.
+const MAX_TEXT: usize = 1024;
+/// The roll-up window of a rule without one (E13).
+const ROLL_UP_S: i64 = 60;
+/// Most different values that are remembered per key while a threshold is not reached.
+const MAX_WAITING: usize = 512;
+const MICROS: i64 = 1_000_000;
+
+/// Where an event stood.
+#[derive(Debug, Clone, Copy)]
+pub struct Position<'p> {
+    /// The log file, in the node's own terms.
+    pub file: &'p str,
+    /// Line from 1; 0 when not known.
+    pub line: u64,
+}
+
+/// When detections are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// At the first match, then again with a higher count when the count doubles (from 10 on) and when the window
+    /// ends. Rule, first audit id and time stay the same and identify the detection.
+    #[default]
+    Live,
+    /// Once, when the window ends.
+    Replay,
+}
+
+/// How the detector is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// When detections are handed out.
+    pub mode: Mode,
+    /// Site lists.
+    pub site: Site,
+    /// Most keys that are remembered; the one whose window ends first makes room.
+    pub max_windows: usize,
+    /// Most audit ids per detection, up to [`MAX_AUDIT_IDS`].
+    pub max_audit_ids: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { mode: Mode::Live, site: Site::default(), max_windows: 4096, max_audit_ids: 32 }
+    }
+}
+
+impl Settings {
+    /// For a replay of files by a person: every audit id that the contract allows, and more memory.
+    pub fn replay() -> Self {
+        Self { mode: Mode::Replay, site: Site::default(), max_windows: 65_536, max_audit_ids: MAX_AUDIT_IDS }
+    }
+}
+
+/// What the detector has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Events seen, all stages.
+    pub events: u64,
+    /// Rules evaluated after the index left out those that cannot match.
+    pub evaluations: u64,
+    /// Matches, before they were rolled up.
+    pub matches: u64,
+    /// Keys that were forgotten early to stay within the limit.
+    pub evicted: u64,
+}
+
+/// The detection engine. Touches no file, clock or network; time is what the log says.
+#[derive(Debug)]
+pub struct Detector {
+    rules: Vec<Rule>,
+    index: Index,
+    settings: Settings,
+    site: Arc<Site>,
+    windows: Windows,
+    started: Started,
+    /// When the first event ever was, for rules that learn at first.
+    first: Option<i64>,
+    /// The latest time seen: windows end by it.
+    now: i64,
+    counters: Counters,
+    /// Rules that forget a look-up when its name is then created.
+    forgetting: Vec<usize>,
+}
+
+/// The detector's memory as it is stored.
+#[derive(Serialize, Deserialize)]
+struct State {
+    version: u32,
+    first: Option<i64>,
+    now: i64,
+    counters: Counters,
+    started: Vec<(u64, u64)>,
+    windows: Vec<(u64, Window)>,
+}
+
+const STATE_VERSION: u32 = 1;
+
+/// A stored memory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Not what [`Detector::state`] wrote.
+    #[error("the detector's memory cannot be read, start with an empty one: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    /// Written by another version.
+    #[error("the detector's memory has version {0}, this program reads {STATE_VERSION}: start with an empty one")]
+    Version(u32),
+}
+
+impl Detector {
+    /// An engine with these rules.
+    pub fn new(rules: Vec<Rule>, settings: Settings) -> Self {
+        let index = Index::new(&rules);
+        let windows = Windows::new(settings.max_windows);
+        let forgetting = (0..rules.len()).filter(|at| rules[*at].stateful.forget_created).collect();
+        Self {
+            rules,
+            index,
+            site: Arc::new(settings.site.clone()),
+            settings,
+            windows,
+            started: Started::default(),
+            first: None,
+            now: i64::MIN,
+            counters: Counters::default(),
+            forgetting,
+        }
+    }
+
+    /// The rules in use.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        Counters { evicted: self.windows.evicted, ..self.counters }
+    }
+
+    /// How many keys are remembered now.
+    pub fn remembered(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// Judges one event; what is to be reported is appended to `out`.
+    pub fn observe(&mut self, event: &Event<'_>, position: Position<'_>, out: &mut Vec<Detection>) {
+        self.counters.events += 1;
+        // E1: a request that has only arrived is not judged.
+        let stage = event.stage.as_deref();
+        if stage == Some("RequestReceived") {
+            return;
+        }
+        let first_final = self.first_final(event, stage);
+        let site = Arc::clone(&self.site);
+        let view = View::new(event, &site, first_final);
+        let mut hits: Hits = Hits::default();
+        let (rules, counters) = (&self.rules, &mut self.counters);
+        self.index.candidates(&view, |at| {
+            counters.evaluations += 1;
+            if rules.get(at).is_some_and(|rule| rule.matches(&view)) {
+                hits.push(at);
+            }
+        });
+        let created_secret = view.flag(Flags::CREATED) && view.flag(Flags::OK) && view.res() == Some("secrets");
+        if hits.is_empty() && !created_secret && self.first.is_some() {
+            return;
+        }
+        let time = time_of(event).unwrap_or(self.now.max(0));
+        self.first.get_or_insert(time);
+        if time > self.now {
+            self.now = time;
+            self.close_ended(time, out);
+        }
+        if created_secret {
+            self.forget_created(&view);
+        }
+        for at in hits {
+            self.counters.matches += 1;
+            self.count(at, &view, time, position, out);
+        }
+    }
+
+    /// The rules that match this event by itself, without what was seen before.
+    pub fn matching(&self, event: &Event<'_>) -> Vec<&Rule> {
+        let view = View::new(event, &self.site, true);
+        self.rules.iter().filter(|rule| rule.matches(&view)).collect()
+    }
+
+    /// Ends every window whose time is over, by a clock of the caller's: for a log that has gone quiet.
+    pub fn tick(&mut self, now: Timestamp, out: &mut Vec<Detection>) {
+        self.close_ended(now.as_microsecond(), out);
+    }
+
+    /// Ends every window. For the end of a replay.
+    pub fn finish(&mut self, out: &mut Vec<Detection>) {
+        self.close_ended(i64::MAX, out);
+    }
+
+    fn first_final(&mut self, event: &Event<'_>, stage: Option<&str>) -> bool {
+        let id = || fingerprint([event.audit_id.as_deref().unwrap_or("")]);
+        let request = || {
+            fingerprint([
+                event.audit_id.as_deref().unwrap_or(""),
+                event.request_received_timestamp.as_deref().unwrap_or(""),
+                event.user.as_ref().and_then(|user| user.username.as_deref()).unwrap_or(""),
+                event.request_uri.as_deref().unwrap_or(""),
+            ])
+        };
+        match stage {
+            Some("ResponseStarted") => {
+                self.started.insert(id(), request());
+                true
+            }
+            _ => self.started.is_empty() || !self.started.holds(id(), request),
+        }
+    }
+
+    fn forget_created(&mut self, view: &View<'_>) {
+        for &at in &self.forgetting {
+            let Some(rule) = self.rules.get(at) else { continue };
+            let key = key_of(rule, view);
+            let value = value_of(&rule.stateful.distinct, view);
+            if let Some(window) = self.windows.get(key) {
+                window.waiting.retain(|waiting| waiting.value != value);
+            }
+        }
+    }
+
+    fn count(&mut self, at: usize, view: &View<'_>, time: i64, position: Position<'_>, out: &mut Vec<Detection>) {
+        let Some(rule) = self.rules.get(at) else { return };
+        let stateful = &rule.stateful;
+        if stateful.kind == Kind::Absence {
+            return;
+        }
+        let window_us = stateful.window_s.unwrap_or(ROLL_UP_S).saturating_mul(MICROS);
+        let hold_us = stateful.cooldown_s.unwrap_or(stateful.window_s.unwrap_or(ROLL_UP_S)).saturating_mul(MICROS);
+        let key = key_of(rule, view);
+        let mut severity = rule.severity_of(view);
+        let learning = stateful
+            .warmup_s
+            .zip(self.first)
+            .is_some_and(|(warmup, first)| time < first.saturating_add(warmup.saturating_mul(MICROS)));
+        if learning {
+            severity = severity.min(Severity::Low);
+        }
+        let audit_id = short(view.event.audit_id.as_deref().unwrap_or(""));
+        let mut window = self.windows.take(key).unwrap_or_else(|| Window {
+            rule: rule.id.clone(),
+            until: time.saturating_add(window_us),
+            waiting: VecDeque::new(),
+            open: None,
+        });
+        let news = if let Some(open) = &mut window.open {
+            add(&mut open.detection, &audit_id, severity, time, self.settings.max_audit_ids);
+            let count = open.detection.count;
+            (self.settings.mode == Mode::Live && count >= 10 && count >= open.reported.saturating_mul(2)).then(|| {
+                open.reported = count;
+                open.detection.clone()
+            })
+        } else {
+            let fields = match stateful.kind {
+                Kind::Compare => stateful.field.iter().cloned().collect(),
+                _ => stateful.distinct.clone(),
+            };
+            let value = match stateful.kind {
+                Kind::Distinct | Kind::Compare => value_of(&fields, view),
+                Kind::Sequence => stateful.steps.iter().position(|step| rule.search(step, view)).unwrap_or(0) as u64,
+                _ => 0,
+            };
+            let from = time.saturating_sub(window_us);
+            window.waiting.retain(|waiting| waiting.time > from);
+            let known = match stateful.kind {
+                Kind::Distinct | Kind::Compare => window.waiting.iter().any(|waiting| waiting.value == value),
+                _ => false,
+            };
+            if !known && window.waiting.len() < MAX_WAITING {
+                window.waiting.push_back(Waiting {
+                    time,
+                    value,
+                    audit_id: audit_id.clone(),
+                    file: position.file.to_owned(),
+                    line: position.line,
+                });
+            }
+            let reached = match stateful.kind {
+                Kind::Count => window.waiting.len() >= stateful.threshold.unwrap_or(1) as usize,
+                Kind::Distinct => window.waiting.len() >= stateful.threshold.unwrap_or(1) as usize,
+                Kind::Compare => window.waiting.len() > 1,
+                Kind::Sequence => window.waiting.iter().any(|step| step.value == 0 && step.time <= time) && value == 1,
+                _ => true,
+            };
+            window.until = time.saturating_add(window_us);
+            reached
+                .then(|| {
+                    let mut detection = describe(rule, view, severity, time, position);
+                    if let Some(first) = window.waiting.front() {
+                        detection.audit_id.clone_from(&first.audit_id);
+                        detection.file.clone_from(&first.file);
+                        detection.line = first.line;
+                        detection.time = timestamp(first.time);
+                    }
+                    detection.count = window.waiting.len().max(1) as u64;
+                    detection.audit_ids = Vec::new();
+                    for waiting in window.waiting.drain(..) {
+                        remember(&mut detection.audit_ids, &waiting.audit_id, self.settings.max_audit_ids);
+                    }
+                    window.until = time.saturating_add(hold_us);
+                    let news = (self.settings.mode == Mode::Live).then(|| detection.clone());
+                    window.open = Some(Open { reported: if news.is_some() { detection.count } else { 0 }, detection });
+                    news
+                })
+                .flatten()
+        };
+        out.extend(news);
+        if let Some(evicted) = self.windows.put(key, window) {
+            close(evicted, out);
+        }
+    }
+
+    fn close_ended(&mut self, now: i64, out: &mut Vec<Detection>) {
+        while let Some(window) = self.windows.ended(now) {
+            close(window, out);
+        }
+    }
+
+    /// The memory, to be stored with the reader's cursor.
+    ///
+    /// # Errors
+    /// Never in practice: the types serialise.
+    pub fn state(&self) -> Result<Vec<u8>, StateError> {
+        let mut windows: Vec<_> = self.windows.iter().map(|(key, window)| (key, window.clone())).collect();
+        windows.sort_unstable_by_key(|(key, _)| *key);
+        Ok(serde_json::to_vec(&State {
+            version: STATE_VERSION,
+            first: self.first,
+            now: self.now,
+            counters: self.counters(),
+            started: self.started.entries(),
+            windows,
+        })?)
+    }
+
+    /// Takes over a memory that [`Detector::state`] wrote. Windows of rules that are gone are dropped.
+    ///
+    /// # Errors
+    /// [`StateError`] when the bytes are something else; the detector then is as it was.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
+        let state: State = serde_json::from_slice(bytes)?;
+        if state.version != STATE_VERSION {
+            return Err(StateError::Version(state.version));
+        }
+        self.first = state.first;
+        self.now = state.now;
+        self.counters = state.counters;
+        self.started = Started::default();
+        for (id, request) in state.started {
+            self.started.insert(id, request);
+        }
+        self.windows = Windows::new(self.settings.max_windows);
+        for (key, window) in state.windows {
+            if self.rules.iter().any(|rule| rule.id == window.rule) {
+                self.windows.put(key, window);
+            }
+        }
+        self.windows.evicted = state.counters.evicted;
+        Ok(())
+    }
+}
+
+/// Indexes of the rules that matched; one event rarely matches more than a few.
+type Hits = Vec<usize>;
+
+fn key_of(rule: &Rule, view: &View<'_>) -> u64 {
+    let by: &[&str] = match rule.stateful.kind {
+        // E13: the same rule, user, actor, address and object; for exec also the command.
+        Kind::Each | Kind::Config => &["user", "actor", "ip", "group", "res", "sub", "ns", "name", "cmd"],
+        _ => &[],
+    };
+    let parts: Vec<_> = by
+        .iter()
+        .copied()
+        .chain(rule.stateful.by.iter().map(String::as_str))
+        .map(|field| view.key_part(field))
+        .collect();
+    fingerprint(std::iter::once(rule.id.as_str()).chain(parts.iter().map(|part| &**part)))
+}
+
+fn value_of(fields: &[String], view: &View<'_>) -> u64 {
+    let parts: Vec<_> = fields.iter().map(|field| view.key_part(field)).collect();
+    fingerprint(parts.iter().map(|part| &**part))
+}
+
+fn time_of(event: &Event<'_>) -> Option<i64> {
+    [&event.stage_timestamp, &event.timestamp, &event.request_received_timestamp]
+        .into_iter()
+        .flatten()
+        .find_map(|text| text.parse::<Timestamp>().ok())
+        .map(Timestamp::as_microsecond)
+}
+
+fn timestamp(micros: i64) -> Timestamp {
+    Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn add(detection: &mut Detection, audit_id: &str, severity: Severity, time: i64, limit: usize) {
+    detection.count += 1;
+    detection.severity = detection.severity.max(severity);
+    detection.last_time = detection.last_time.max(timestamp(time));
+    remember(&mut detection.audit_ids, audit_id, limit);
+}
+
+fn remember(ids: &mut Vec<String>, audit_id: &str, limit: usize) {
+    if ids.len() < limit.min(MAX_AUDIT_IDS) && !ids.iter().any(|id| id == audit_id) {
+        ids.push(audit_id.to_owned());
+    }
+}
+
+fn close(window: Window, out: &mut Vec<Detection>) {
+    if let Some(open) = window.open
+        && open.detection.count > open.reported
+    {
+        out.push(open.detection);
+    }
+}
+
+/// Cut to a length that no identity of a cluster reaches, at a character's edge, and without control characters.
+fn short(text: &str) -> String {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn describe(rule: &Rule, view: &View<'_>, severity: Severity, time: i64, position: Position<'_>) -> Detection {
+    let ips = view.event.source_ips.as_deref().unwrap_or_default();
+    let (source, forgeable) = match ips.split_last() {
+        Some((last, others)) => (Some(short(last)), others.iter().take(16).map(|ip: &Text<'_>| short(ip)).collect()),
+        None => (None, Vec::new()),
+    };
+    let audit_id = short(view.event.audit_id.as_deref().unwrap_or(""));
+    let text = |value: Option<&str>| short(value.unwrap_or(""));
+    Detection {
+        rule: rule.id.clone(),
+        severity,
+        title: rule.title.clone(),
+        file: position.file.to_owned(),
+        line: position.line,
+        audit_ids: vec![audit_id.clone()],
+        audit_id,
+        user: text(view.user()),
+        impersonated: view.impersonated().map(short),
+        source,
+        forgeable_sources: forgeable,
+        verb: text(view.verb()),
+        object: ObjectRef {
+            group: text(view.group()),
+            resource: text(view.res()),
+            subresource: text(view.sub()),
+            namespace: text(view.ns()),
+            name: text(view.name().as_deref()),
+        },
+        outcome: outcome(view).to_owned(),
+        code: view.code().and_then(|code| u16::try_from(code).ok()),
+        time: timestamp(time),
+        last_time: timestamp(time),
+        count: 1,
+        mitre: rule.mitre.clone(),
+    }
+}
+
+/// What became of the request (E14).
+fn outcome(view: &View<'_>) -> &'static str {
+    if view.flag(Flags::DENIED) || matches!(view.code(), Some(401 | 403)) {
+        "refused"
+    } else if view.code() == Some(404) {
+        "not_found"
+    } else if view.flag(Flags::ERROR) {
+        "failed"
+    } else {
+        "allowed"
+    }
+}

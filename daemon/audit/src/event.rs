@@ -1,0 +1,305 @@
+//! One audit event, borrowed from the line it stands on.
+//!
+//! Strings borrow from the line unless they hold escapes. Bodies stay raw JSON text until a rule asks for them.
+//! What the Kubernetes API server writes is `audit.k8s.io/v1`; `v1beta1` has the same fields (plus `timestamp`),
+//! and fields may be missing in hand-made or derived logs.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Longest line that is read, in bytes. A longer one is skipped to its newline and counted by the reader.
+/// lumberjack itself refuses lines longer than `audit-log-maxsize`, 100 MB by default.
+pub const MAX_LINE: usize = 16 * 1024 * 1024;
+
+/// A string of the event, borrowed from the line unless it holds escapes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A list of names and values in the order of the log (annotations, `user.extra`).
+#[derive(Debug, Clone)]
+pub struct Pairs<'a, V>(Vec<(Text<'a>, V)>);
+
+impl<V> Default for Pairs<'_, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'a, V> Pairs<'a, V> {
+    /// The value under `key`.
+    pub fn get(&self, key: &str) -> Option<&V> {
+        self.0.iter().find(|(name, _)| &**name == key).map(|(_, value)| value)
+    }
+
+    /// Names and values in the order of the log.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
+        self.0.iter().map(|(name, value)| (&**name, value))
+    }
+}
+
+impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Collect<'a, V>(PhantomData<(&'a (), V)>);
+        impl<'de: 'a, 'a, V: Deserialize<'de>> Visitor<'de> for Collect<'a, V> {
+            type Value = Pairs<'a, V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                // An API server writes a handful; the limit keeps a hostile line from costing more than its bytes.
+                const LIMIT: usize = 1024;
+                let mut pairs = Vec::new();
+                while let Some(name) = map.next_key::<Text<'a>>()? {
+                    if pairs.len() < LIMIT {
+                        pairs.push((name, map.next_value()?));
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Collect(PhantomData))
+    }
+}
+
+/// Who asked: the authenticated user, or the identity taken on by impersonation.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct User<'a> {
+    /// User name; absent for a failed authentication (`"user":{}`).
+    #[serde(borrow)]
+    pub username: Option<Text<'a>>,
+    /// Unique id of the user.
+    #[serde(borrow)]
+    pub uid: Option<Text<'a>>,
+    /// Groups.
+    #[serde(borrow)]
+    pub groups: Option<Vec<Text<'a>>>,
+    /// What the authenticator adds, such as `authentication.kubernetes.io/pod-uid`.
+    #[serde(borrow)]
+    pub extra: Option<Pairs<'a, Vec<Text<'a>>>>,
+}
+
+/// What the request was about.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ObjectReference<'a> {
+    /// Resource, plural.
+    #[serde(borrow)]
+    pub resource: Option<Text<'a>>,
+    /// Namespace.
+    #[serde(borrow)]
+    pub namespace: Option<Text<'a>>,
+    /// Name; also of a list or watch with `fieldSelector=metadata.name=…`.
+    #[serde(borrow)]
+    pub name: Option<Text<'a>>,
+    /// API group; absent for core.
+    #[serde(borrow)]
+    pub api_group: Option<Text<'a>>,
+    /// API version.
+    #[serde(borrow)]
+    pub api_version: Option<Text<'a>>,
+    /// Sub-resource.
+    #[serde(borrow)]
+    pub subresource: Option<Text<'a>>,
+}
+
+/// How the request ended.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ResponseStatus<'a> {
+    /// HTTP status code.
+    pub code: Option<i64>,
+    /// `Success` or `Failure`.
+    #[serde(borrow)]
+    pub status: Option<Text<'a>>,
+    /// Machine-readable reason.
+    #[serde(borrow)]
+    pub reason: Option<Text<'a>>,
+    /// Text for people.
+    #[serde(borrow)]
+    pub message: Option<Text<'a>>,
+}
+
+/// An audit event (`audit.k8s.io/v1`).
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Event<'a> {
+    /// Always `Event` in a K3s log; absent in some derived logs.
+    #[serde(borrow)]
+    pub kind: Option<Text<'a>>,
+    /// `audit.k8s.io/v1`.
+    #[serde(borrow)]
+    pub api_version: Option<Text<'a>>,
+    /// `Metadata`, `Request` or `RequestResponse`.
+    #[serde(borrow)]
+    pub level: Option<Text<'a>>,
+    /// Comes verbatim from a client's header: never a key on its own (E4).
+    #[serde(borrow, rename = "auditID")]
+    pub audit_id: Option<Text<'a>>,
+    /// `RequestReceived`, `ResponseStarted`, `ResponseComplete` or `Panic`.
+    #[serde(borrow)]
+    pub stage: Option<Text<'a>>,
+    /// Path and query.
+    #[serde(borrow, rename = "requestURI")]
+    pub request_uri: Option<Text<'a>>,
+    /// Kubernetes verb, or the HTTP method in lower case.
+    #[serde(borrow)]
+    pub verb: Option<Text<'a>>,
+    /// The authenticated user.
+    #[serde(borrow)]
+    pub user: Option<User<'a>>,
+    /// The identity taken on.
+    #[serde(borrow)]
+    pub impersonated_user: Option<User<'a>>,
+    /// Forwarded addresses first, the connection's own last.
+    #[serde(borrow, rename = "sourceIPs")]
+    pub source_ips: Option<Vec<Text<'a>>>,
+    /// Chosen by the client (E5).
+    #[serde(borrow)]
+    pub user_agent: Option<Text<'a>>,
+    /// What the request was about.
+    #[serde(borrow)]
+    pub object_ref: Option<ObjectReference<'a>>,
+    /// How it ended.
+    #[serde(borrow)]
+    pub response_status: Option<ResponseStatus<'a>>,
+    /// Body of the request, not decoded.
+    #[serde(borrow)]
+    pub request_object: Option<&'a RawValue>,
+    /// Body of the response, not decoded.
+    #[serde(borrow)]
+    pub response_object: Option<&'a RawValue>,
+    /// When the API server got the request.
+    #[serde(borrow)]
+    pub request_received_timestamp: Option<Text<'a>>,
+    /// When this stage was reached.
+    #[serde(borrow)]
+    pub stage_timestamp: Option<Text<'a>>,
+    /// `v1beta1`'s time.
+    #[serde(borrow)]
+    pub timestamp: Option<Text<'a>>,
+    /// What admission, authorisation and others noted.
+    #[serde(borrow)]
+    pub annotations: Option<Pairs<'a, Text<'a>>>,
+}
+
+/// Why a line, or a part of it, is no audit event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LineError {
+    /// Not JSON, or JSON of another shape.
+    #[error("not an audit event: {0}")]
+    Malformed(String),
+    /// JSON, but of another kind: a wrapper of a log shipper, another program's log.
+    #[error("kind {0:?} is not an audit event")]
+    Foreign(String),
+    /// Longer than [`MAX_LINE`].
+    #[error("line of {0} bytes is longer than the limit of {MAX_LINE}")]
+    TooLong(usize),
+}
+
+impl<'a> Event<'a> {
+    /// The one event on this line.
+    ///
+    /// # Errors
+    /// [`LineError`] when the line is something else.
+    pub fn parse(line: &'a [u8]) -> Result<Self, LineError> {
+        if line.len() > MAX_LINE {
+            return Err(LineError::TooLong(line.len()));
+        }
+        let event: Self = serde_json::from_slice(line).map_err(|error| malformed(&error))?;
+        event.recognised()
+    }
+
+    fn recognised(self) -> Result<Self, LineError> {
+        match &self.kind {
+            Some(kind)
+                if &**kind == "Event"
+                    && self.api_version.as_deref().is_none_or(|version| version.starts_with("audit.k8s.io/")) =>
+            {
+                Ok(self)
+            }
+            None if self.verb.is_some() || self.stage.is_some() => Ok(self),
+            kind => Err(LineError::Foreign(kind.as_deref().unwrap_or("").chars().take(64).collect())),
+        }
+    }
+}
+
+/// The error's text without any of the line's own, which may hold secrets.
+fn malformed(error: &serde_json::Error) -> LineError {
+    let what = match error.classify() {
+        serde_json::error::Category::Syntax => "invalid JSON",
+        serde_json::error::Category::Eof => "JSON ends early",
+        serde_json::error::Category::Data => "a field has another type than audit.k8s.io/v1 says",
+        serde_json::error::Category::Io => "read error",
+    };
+    LineError::Malformed(format!("{what} at byte {}", error.column()))
+}
+
+/// Every event on a line. Ordinarily one; after a crash of the API server the next start's event may follow a cut
+/// one without a newline, and copytruncate leaves a run of NUL bytes in front.
+pub fn each_event<'a>(line: &'a [u8], mut see: impl FnMut(Result<Event<'a>, LineError>)) {
+    let line = trim(line);
+    if line.is_empty() {
+        return;
+    }
+    let first = Event::parse(line);
+    let Err(LineError::Malformed(_)) = &first else {
+        see(first);
+        return;
+    };
+    let mut rest = line;
+    loop {
+        let mut stream = serde_json::Deserializer::from_slice(rest).into_iter::<Event<'a>>();
+        let skip = match stream.next() {
+            None => return,
+            Some(Ok(event)) => {
+                see(event.recognised());
+                stream.byte_offset()
+            }
+            Some(Err(error)) => {
+                see(Err(malformed(&error)));
+                // A cut event, then perhaps a whole one.
+                let Some(next) = rest
+                    .get(1..)
+                    .and_then(|tail| memchr::memmem::find(tail, br#"{"kind":"Event","apiVersion":"audit.k8s.io/"#))
+                else {
+                    return;
+                };
+                next + 1
+            }
+        };
+        rest = trim(rest.get(skip.max(1)..).unwrap_or_default());
+        if rest.is_empty() {
+            return;
+        }
+    }
+}
+
+fn trim(mut line: &[u8]) -> &[u8] {
+    while let [0 | b' ' | b'\t' | b'\r' | b'\n', rest @ ..] = line {
+        line = rest;
+    }
+    while let [rest @ .., b' ' | b'\t' | b'\r' | b'\n' | 0] = line {
+        line = rest;
+    }
+    line
+}

@@ -1,0 +1,61 @@
+//! What is known of the site: lists that switch rules on or make them quieter.
+
+use std::net::IpAddr;
+
+/// Site lists. All empty by default.
+#[derive(Debug, Clone, Default, serde::Deserialize, serde::Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Site {
+    /// User names that are no news (`unknown-user`).
+    pub allowed_users: Vec<String>,
+    /// Image prefixes, registry included; empty switches `image-not-allowed` off.
+    pub allowed_registries: Vec<String>,
+    /// Node names that may join quietly (`node-joined` then is `info`).
+    pub allowed_nodes: Vec<String>,
+    /// Namespaces that may be created quietly.
+    pub allowed_namespaces: Vec<String>,
+    /// Addresses or CIDR blocks nobody should come from; empty switches `source-on-blocklist` off.
+    pub blocked_addresses: Vec<String>,
+}
+
+impl Site {
+    pub(crate) fn allows_user(&self, user: &str) -> bool {
+        self.allowed_users.iter().any(|allowed| allowed == user)
+    }
+
+    pub(crate) fn allows_node(&self, node: &str) -> bool {
+        self.allowed_nodes.iter().any(|allowed| allowed == node)
+    }
+
+    pub(crate) fn allows_namespace(&self, namespace: &str) -> bool {
+        self.allowed_namespaces.iter().any(|allowed| allowed == namespace)
+    }
+
+    pub(crate) fn refuses_image(&self, image: &str) -> bool {
+        !self.allowed_registries.is_empty()
+            && !self.allowed_registries.iter().any(|prefix| image.starts_with(prefix.as_str()))
+    }
+
+    pub(crate) fn is_blocked(&self, address: &str) -> bool {
+        !self.blocked_addresses.is_empty()
+            && address
+                .parse::<IpAddr>()
+                .is_ok_and(|address| self.blocked_addresses.iter().any(|block| contains(block, address)))
+    }
+}
+
+fn contains(block: &str, address: IpAddr) -> bool {
+    let (base, bits) = block.split_once('/').map_or((block, None), |(base, bits)| (base, Some(bits)));
+    let (Ok(base), Ok(bits)) = (base.parse::<IpAddr>(), bits.map_or(Ok(128), str::parse::<u32>)) else { return false };
+    match (base, address) {
+        (IpAddr::V4(base), IpAddr::V4(address)) => {
+            let mask = u32::MAX.checked_shl(32 - bits.min(32)).unwrap_or(0);
+            base.to_bits() & mask == address.to_bits() & mask
+        }
+        (IpAddr::V6(base), IpAddr::V6(address)) => {
+            let mask = u128::MAX.checked_shl(128 - bits.min(128)).unwrap_or(0);
+            base.to_bits() & mask == address.to_bits() & mask
+        }
+        _ => false,
+    }
+}

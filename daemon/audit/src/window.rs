@@ -1,0 +1,137 @@
+//! What the detector remembers between events: one entry per rule and key, bounded, serialisable.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use picket_model::Detection;
+use serde::{Deserialize, Serialize};
+
+/// A match that waits for others of its key, because the rule wants more than one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Waiting {
+    /// Microseconds since 1970.
+    pub(crate) time: i64,
+    /// Fingerprint of the value that is counted or compared.
+    pub(crate) value: u64,
+    pub(crate) audit_id: String,
+    pub(crate) file: String,
+    pub(crate) line: u64,
+}
+
+/// A detection that is still being counted into.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Open {
+    pub(crate) detection: Detection,
+    /// The count that was reported last; 0 when nothing was.
+    pub(crate) reported: u64,
+}
+
+/// The memory of one rule and key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Window {
+    pub(crate) rule: String,
+    /// When it is forgotten, in microseconds since 1970.
+    pub(crate) until: i64,
+    pub(crate) waiting: VecDeque<Waiting>,
+    pub(crate) open: Option<Open>,
+}
+
+/// Windows by key, in the order they end. Never more than the limit: the one that ends first makes room.
+#[derive(Debug, Default)]
+pub(crate) struct Windows {
+    by_key: HashMap<u64, Window>,
+    by_end: BTreeSet<(i64, u64)>,
+    limit: usize,
+    /// How many were forgotten early to make room.
+    pub(crate) evicted: u64,
+}
+
+/// A fingerprint of texts. Not secret and not for equality across versions: a state that was written by another
+/// version only forgets.
+pub(crate) fn fingerprint<'t>(parts: impl IntoIterator<Item = &'t str>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for part in parts {
+        part.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+impl Windows {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), ..Self::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    pub(crate) fn get(&mut self, key: u64) -> Option<&mut Window> {
+        self.by_key.get_mut(&key)
+    }
+
+    /// Takes the window out, to be changed and put back.
+    pub(crate) fn take(&mut self, key: u64) -> Option<Window> {
+        let window = self.by_key.remove(&key)?;
+        self.by_end.remove(&(window.until, key));
+        Some(window)
+    }
+
+    /// Puts a window in; returns the one that had to make room.
+    pub(crate) fn put(&mut self, key: u64, window: Window) -> Option<Window> {
+        self.by_end.insert((window.until, key));
+        self.by_key.insert(key, window);
+        if self.by_key.len() <= self.limit {
+            return None;
+        }
+        let (_, oldest) = *self.by_end.first()?;
+        self.evicted += 1;
+        self.take(oldest)
+    }
+
+    /// Takes out the next window that ended before `now`.
+    pub(crate) fn ended(&mut self, now: i64) -> Option<Window> {
+        let &(until, key) = self.by_end.first()?;
+        (until <= now).then(|| self.take(key)).flatten()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Window)> {
+        self.by_key.iter().map(|(key, window)| (*key, window))
+    }
+}
+
+/// Requests whose ResponseStarted was seen, so that their ResponseComplete is not `final` again (E2). Bounded: the
+/// oldest is forgotten first.
+#[derive(Debug, Default)]
+pub(crate) struct Started {
+    known: HashMap<u64, u64>,
+    order: VecDeque<u64>,
+}
+
+impl Started {
+    /// A server keeps a few hundred watches open; sessions may last for hours.
+    const LIMIT: usize = 8192;
+
+    /// `id` is the audit id's fingerprint, `request` that of the whole request: an audit id is the client's own (E4).
+    pub(crate) fn insert(&mut self, id: u64, request: u64) {
+        if self.known.insert(id, request).is_none() {
+            self.order.push_back(id);
+        }
+        if self.order.len() > Self::LIMIT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    pub(crate) fn holds(&self, id: u64, request: impl FnOnce() -> u64) -> bool {
+        self.known.get(&id).is_some_and(|known| *known == request())
+    }
+
+    pub(crate) fn entries(&self) -> Vec<(u64, u64)> {
+        self.order.iter().filter_map(|id| Some((*id, *self.known.get(id)?))).collect()
+    }
+}
