@@ -23,6 +23,10 @@ pub struct Cli {
 pub enum Command {
     /// Print every certificate of the node and how long it lasts
     Certs(cmd::certs::Args),
+    /// Trade a one-time token for this node's identity at a collector
+    Enroll(cmd::enroll::Args),
+    /// Look at the outbox: what waits to be sent
+    Queue(cmd::queue::Args),
 }
 
 /// How a command ended when nothing went wrong.
@@ -87,6 +91,8 @@ impl Command {
     pub fn run(&self, out: &mut dyn Write) -> Result<Outcome, Failure> {
         match self {
             Self::Certs(args) => cmd::certs::run(args, out),
+            Self::Enroll(args) => cmd::enroll::run(args, out),
+            Self::Queue(args) => cmd::queue::run(args, out),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! The commands: each parses nothing and prints what others computed.
 
 pub mod certs;
+pub mod config;
+pub mod scan;
+pub mod enroll;
+pub mod queue;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,4 +54,27 @@ impl Node {
 /// [`Failure::Usage`].
 pub fn is_folder(path: &Path) -> Result<(), Failure> {
     if path.is_dir() { Ok(()) } else { Err(Failure::Usage(format!("--root {}: no such folder", path.display()))) }
+}
+
+/// The role a person gives on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum RoleAsked {
+    /// Found out from the node.
+    #[default]
+    Auto,
+    /// A server.
+    Server,
+    /// An agent.
+    Agent,
+}
+
+impl RoleAsked {
+    /// The role, if one was given.
+    pub const fn role(self) -> Option<picket_model::Role> {
+        match self {
+            Self::Auto => None,
+            Self::Server => Some(picket_model::Role::Server),
+            Self::Agent => Some(picket_model::Role::Agent),
+        }
+    }
 }

@@ -111,6 +111,21 @@ pub struct Issued {
     pub authorities: Vec<Vec<u8>>,
 }
 
+impl Issued {
+    /// Can this be used with the key, before anything is replaced? `folder` is for the message.
+    ///
+    /// # Errors
+    /// [`IdentityError::Tls`] or [`IdentityError::Material`].
+    pub fn check(&self, key_pem: &str, folder: &Path) -> Result<(), IdentityError> {
+        let chain = material::certificates_to_pem(self.chain.iter().map(Vec::as_slice));
+        let identity = Identity::from_pem(&chain, key_pem, "the collector's answer")?;
+        let authorities: Vec<_> = self.authorities.iter().map(|der| der.as_slice().into()).collect();
+        client::config(&authorities, Some(identity))
+            .map(|_| ())
+            .map_err(|source| IdentityError::Tls { path: folder.to_owned(), source })
+    }
+}
+
 /// An identity in memory.
 #[derive(Debug, Clone)]
 pub struct Loaded {

@@ -85,6 +85,20 @@ pub(crate) fn load(disk: &dyn Disk, names: &[String]) -> io::Result<Loaded> {
     Ok(loaded)
 }
 
+/// The newest checkpoint and how many cannot be read, without touching anything.
+pub(crate) fn peek(disk: &dyn Disk, names: &[String]) -> io::Result<(Option<Checkpoint>, u64)> {
+    let mut damaged = 0;
+    for name in [CURRENT, PREVIOUS] {
+        if names.iter().any(|n| n == name) {
+            match parse(&disk.read(name, 0, SIZE_MAX)?) {
+                Some(checkpoint) => return Ok((Some(checkpoint), damaged)),
+                None => damaged += 1,
+            }
+        }
+    }
+    Ok((None, damaged))
+}
+
 fn parse(bytes: &[u8]) -> Option<Checkpoint> {
     let (sum, json) = bytes.split_at_checked(9)?;
     let sum = u32::from_str_radix(std::str::from_utf8(sum.get(..8)?).ok()?, 16).ok()?;

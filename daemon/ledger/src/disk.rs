@@ -76,7 +76,7 @@ pub trait Disk: Send + std::fmt::Debug {
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// Name of the lock file.
@@ -95,10 +95,15 @@ impl Folder {
         }
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join(LOCK))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: Some(lock) }),
             Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// A folder to look at without its lock; nothing may be written through this value.
+    pub(crate) fn look(path: &Path) -> Self {
+        Self { path: path.to_owned(), _lock: None }
     }
 }
 

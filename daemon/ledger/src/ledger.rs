@@ -194,10 +194,10 @@ impl Ledger {
         self.journal.next()
     }
 
-    /// The smallest number that may still have to be sent; the next number when there is none.
+    /// The smallest number the outbox still covers; the next number when it covers none. Acknowledged events stay
+    /// until their whole segment goes, so that a collector that lost them can have them again.
     pub fn first_seq(&self) -> Seq {
-        let oldest = self.journal.segments.first().map_or(self.next_seq(), |s| s.first);
-        oldest.max(self.acknowledged.next()).min(self.next_seq())
+        self.journal.segments.first().map_or(self.next_seq(), |s| s.first)
     }
 
     /// The highest number that was acknowledged.

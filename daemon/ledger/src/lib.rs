@@ -48,6 +48,7 @@
 //! Waiting for the next event is a matter of [`LedgerHandle`], which several tasks share.
 
 mod book;
+pub mod check;
 mod checkpoint;
 pub mod disk;
 mod fit;
