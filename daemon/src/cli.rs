@@ -21,6 +21,8 @@ pub struct Cli {
 /// The commands, each in its own file below `cmd/`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Print the configuration K3s will start with, with the place each value comes from
+    Config(cmd::config::Args),
     /// Print every certificate of the node and how long it lasts
     Certs(cmd::certs::Args),
     /// Trade a one-time token for this node's identity at a collector
@@ -90,6 +92,7 @@ impl Command {
     /// [`Failure`].
     pub fn run(&self, out: &mut dyn Write) -> Result<Outcome, Failure> {
         match self {
+            Self::Config(args) => cmd::config::run(args, out),
             Self::Certs(args) => cmd::certs::run(args, out),
             Self::Enroll(args) => cmd::enroll::run(args, out),
             Self::Queue(args) => cmd::queue::run(args, out),

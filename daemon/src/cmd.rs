@@ -2,7 +2,6 @@
 
 pub mod certs;
 pub mod config;
-pub mod scan;
 pub mod enroll;
 pub mod queue;
 

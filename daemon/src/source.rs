@@ -9,13 +9,16 @@ pub mod files;
 pub mod memory;
 pub mod sysctls;
 pub mod tokens;
+pub mod watches;
 
 use jiff::Timestamp;
 use picket_checks::{Needs, Snapshot};
 use picket_host::{Host, ReadError};
 use picket_model::{Observation, Role};
 
+pub use config::Configuration;
 pub use memory::{Fingerprinter, Memory};
+pub use watches::{Watches, watches};
 
 /// What the caller knows besides the node itself.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +34,8 @@ pub struct Ask<'a> {
 pub struct Seen {
     /// What the controls judge.
     pub snapshot: Snapshot,
+    /// The configuration as K3s reads it, for `picketd config`.
+    pub configuration: Configuration,
 }
 
 /// The sources, each with a name that stands in logs and in `picketd status`.
@@ -90,7 +95,8 @@ impl Source {
 pub fn observe(host: &Host, ask: &Ask<'_>) -> Seen {
     let mut snapshot = Snapshot::blank(host.now());
     snapshot.rooted = !host.is_live();
-    let mut seen = Seen { snapshot };
+    let configuration = config::observe(host, ask, &mut snapshot);
+    let mut seen = Seen { snapshot, configuration };
     for source in Source::ALL {
         if source != Source::Config {
             refresh(host, ask, &mut seen, source);

@@ -3,6 +3,7 @@
 //! Pure: all input comes through [`NodeFiles`] and [`Ask`], and nothing here looks at a clock, a process or the network.
 //! [`effective`] is the one entry.
 
+mod across;
 mod argv;
 mod components;
 mod effective;

@@ -1,12 +1,23 @@
 //! K3s' configuration: what its files will give at the next start, and with it role, data dir and start time.
 
-use picket_host::{Host, Kind, ReadError};
-use picket_k3s::{DirEntry, EntryKind, NodeFiles, Unreadable};
+use std::sync::Arc;
+
+use picket_checks::{Flag, NodeConfig, Setting, Snapshot};
+use picket_host::{Host, K3sProcess, Kind, ProcessRole, ReadError};
+use picket_k3s::{
+    AcrossVersions, DirEntry, EffectiveConfig, EntryKind, FlagValue, HostFacts, NodeFiles, REDACTED, Unreadable,
+};
+use picket_model::{Evidence, Observation, Role};
+
+use super::Ask;
 
 /// The largest configuration file that is read.
 pub(crate) const LARGEST: u64 = 1024 * 1024;
 /// The most names in a folder of the configuration.
 const MOST_NAMES: usize = 4096;
+
+/// The configuration as K3s reads it.
+pub type Configuration = EffectiveConfig;
 
 /// The files of a host, as the reader of K3s' configuration wants to see them.
 #[derive(Debug, Clone, Copy)]
@@ -51,9 +62,141 @@ impl NodeFiles for Files<'_> {
     }
 }
 
-/// The data dir of a node, as far as it can be told: the running server's working folder, the configuration, or the
-/// usual one.
+/// Reads the configuration and says in the snapshot what all other sources depend on.
+pub fn observe(host: &Host, ask: &Ask<'_>, snapshot: &mut Snapshot) -> Configuration {
+    let process = process(host, snapshot);
+    let role = ask.role.or_else(|| process.as_ref().map(role_of));
+    let configuration = effective(host, role);
+    snapshot.role = configuration.role;
+    snapshot.k3s_version = configuration.version.map(|v| v.to_string());
+    snapshot.data_dir = data_dir_of(process.as_ref(), &configuration);
+    snapshot.declared = declared(host, &configuration);
+    snapshot.running = ask.memory.running.clone().map_or(Observation::Absent, Observation::from);
+    configuration
+}
+
+/// The configuration as K3s will read it at its next start.
+pub fn effective(host: &Host, role: Option<Role>) -> Configuration {
+    let facts = host.is_live().then(|| HostFacts { hostname: host.hostname(), node_ips: Vec::new() });
+    let ask = picket_k3s::Ask { role, version: None, host: facts.as_ref(), journal: None };
+    picket_k3s::effective(&Files(host), &ask)
+}
+
+/// The data dir of a node: that of the running server, or what the configuration says.
 pub fn data_dir(host: &Host) -> String {
-    let _ = host;
-    picket_checks::DEFAULT_DATA_DIR.to_owned()
+    let process = host.k3s_process().ok().flatten();
+    let role = process.as_ref().map(role_of);
+    data_dir_of(process.as_ref(), &effective(host, role))
+}
+
+/// A running server changes into `<data-dir>/server`: what is in force beats what is written.
+fn data_dir_of(process: Option<&K3sProcess>, configuration: &Configuration) -> String {
+    process
+        .filter(|p| p.role == ProcessRole::Server)
+        .and_then(|p| p.cwd.as_deref()?.strip_suffix("/server"))
+        .filter(|dir| dir.starts_with('/'))
+        .map_or_else(|| configuration.data_dir(), str::to_owned)
+}
+
+fn role_of(process: &K3sProcess) -> Role {
+    match process.role {
+        ProcessRole::Server => Role::Server,
+        ProcessRole::Agent => Role::Agent,
+    }
+}
+
+fn process(host: &Host, snapshot: &mut Snapshot) -> Option<K3sProcess> {
+    let (started, process) = match host.k3s_process() {
+        Ok(Some(process)) => (Observation::from(process.started), Some(process)),
+        Ok(None) => (Observation::Absent, None),
+        Err(ReadError::NotHere(_)) => (Observation::unreadable("a folder that stands for a node has no processes"), None),
+        Err(reason) => (Observation::unreadable(format!("/proc: {reason}")), None),
+    };
+    snapshot.k3s_started_at = started;
+    process
+}
+
+/// The configuration in the form the controls judge.
+fn declared(host: &Host, configuration: &Configuration) -> Observation<Arc<NodeConfig>> {
+    if !configuration.files_understood() {
+        let problem = configuration.problems.first();
+        let place = problem.and_then(|p| p.path.as_deref()).unwrap_or("config.yaml");
+        let detail = problem.map_or("cannot be read", |p| p.detail.as_str());
+        return Observation::unreadable(match problem.and_then(|p| p.line) {
+            Some(line) => format!("{place}, line {line}: {detail}"),
+            None => format!("{place}: {detail}"),
+        });
+    }
+    if !configuration.sources().iter().any(|path| is_there(host, path)) {
+        return Observation::Absent;
+    }
+    Observation::from(Arc::new(node_config(configuration)))
+}
+
+/// Whether a file of the configuration is there, be it unreadable. Folders alone configure nothing.
+fn is_there(host: &Host, path: &str) -> bool {
+    match host.lstat(path.as_ref()) {
+        Ok(meta) => meta.kind != Kind::Folder,
+        Err(reason) => !reason.is_absent(),
+    }
+}
+
+/// Options K3s does not know are left out: a server drops them, an agent dies of them (which is a problem).
+pub fn node_config(configuration: &Configuration) -> NodeConfig {
+    let evidence = |path: &Option<String>, line: Option<u32>, layer: &str| Evidence {
+        path: path.clone(),
+        line,
+        layer: Some(layer.to_owned()),
+        detail: String::new(),
+    };
+    let hidden = |value: &str| if value == REDACTED { Setting::HIDDEN.to_owned() } else { value.to_owned() };
+    let flag_value = |v: &FlagValue| Setting::new(hidden(&v.value), evidence(&v.path, v.line, v.layer.as_str()));
+    let settings = |values: &[FlagValue]| values.iter().map(flag_value).collect::<Vec<_>>();
+    NodeConfig {
+        options: configuration
+            .options
+            .iter()
+            .map(|(name, values)| {
+                let known = values.iter().filter(|v| v.known);
+                let settings: Vec<_> = known
+                    .map(|v| Setting::new(hidden(&v.value), evidence(&v.path, v.line, v.layer.as_str())))
+                    .collect();
+                (name.clone(), settings)
+            })
+            .filter(|(_, values)| !values.is_empty())
+            .collect(),
+        components: configuration
+            .flags_across()
+            .into_iter()
+            .map(|(component, flags)| {
+                let flags = flags
+                    .into_iter()
+                    .map(|(name, values)| {
+                        let possible = match values {
+                            AcrossVersions::Same(values) => vec![settings(&values)],
+                            AcrossVersions::Differs(runs) => {
+                                let mut possible: Vec<Vec<Setting>> = Vec::new();
+                                for (_, values) in runs {
+                                    let values = settings(&values);
+                                    if !possible.contains(&values) {
+                                        possible.push(values);
+                                    }
+                                }
+                                possible
+                            }
+                        };
+                        (name, Flag { possible })
+                    })
+                    .collect();
+                (component, flags)
+            })
+            .collect(),
+        // The controls read the drop-ins themselves, with the file each leaf comes from.
+        kubelet_config: None,
+        problems: configuration
+            .problems
+            .iter()
+            .map(|p| Evidence { path: p.path.clone(), line: p.line, layer: None, detail: p.detail.clone() })
+            .collect(),
+    }
 }
