@@ -50,6 +50,7 @@ fn every_merge_vector() {
             let name = match name {
                 "t" => "token",
                 "d" => "data-dir",
+                "c" => "config",
                 name => name,
             };
             let value = if name == "token" && !value.is_empty() { REDACTED } else { value };
