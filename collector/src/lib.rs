@@ -1,1 +1,6 @@
-//! placeholder
+//! The collector's parts, one per stage of the flow.
+
+pub mod bus;
+pub mod ingest;
+pub mod query;
+pub mod writer;

@@ -61,6 +61,8 @@ pub struct CurrentFinding {
     pub received: Timestamp,
     /// The finding.
     pub finding: Finding,
+    /// Its place in the list: a page that ends with it goes on after this.
+    pub place: FindingsAfter,
 }
 
 /// One page of findings. A page may be short, even empty, and still not be the last: a query looks at a bounded number

@@ -1,5 +1,7 @@
 //! The store's contract, held against each engine.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::collections::BTreeSet;

@@ -256,6 +256,7 @@ impl<E: Engine> KvStore<E> {
                     epoch: stored.event.epoch,
                     received: stored.received,
                     finding: finding.clone(),
+                    place: FindingsAfter(key.to_vec()),
                 });
                 return Ok(found);
             }
