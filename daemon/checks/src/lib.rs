@@ -10,21 +10,42 @@
 mod admission;
 mod apiserver_auth;
 mod audit_policy;
+mod catalogue;
+mod context;
 mod document;
 mod encryption;
+mod evaluate;
+mod judge_audit;
+mod judge_datastore;
+mod judge_files;
+mod judge_flags;
+mod judge_keys;
+mod judge_sysctl;
+mod judge_x509;
 mod needs;
 mod node_config;
+mod policy;
 mod registries;
+mod row;
 mod snapshot;
+mod sources;
 mod sysctl;
+mod values;
+mod words;
 
 pub use admission::{AdmissionConfig, PodSecurity};
 pub use apiserver_auth::{Anonymous, AuthenticationConfig, AuthorizationConfig};
 pub use audit_policy::{AuditPolicy, AuditRule, GroupResources, Level};
 pub use document::{DocumentError, MAX_DOCUMENT, parse_yaml_map};
+pub use catalogue::{
+    Assessment, Catalogue, CatalogueError, Control, Expected, IfAbsent, Modifier, Op, Scope, Source, Standing, Term, Terms,
+};
 pub use encryption::{EncryptionConfig, EncryptionGroup, EncryptionState, Provider};
 pub use needs::{FilePattern, Needs};
 pub use node_config::{Flag, NodeConfig, Setting};
+pub use evaluate::{evaluate, evaluate_some, worst_status};
+pub use policy::Policy;
 pub use registries::Registries;
 pub use snapshot::*;
+pub use sources::{SourceKey, depends};
 pub use sysctl::{PersistedSysctls, PersistedValue, SYSCTL_FOLDERS};

@@ -1,6 +1,8 @@
 //! What the host side has to look at so that every control can be judged.
 
+use crate::catalogue::{Catalogue, Op, Source};
 use crate::node_config::NodeConfig;
+use crate::snapshot::DEFAULT_DATA_DIR;
 
 /// A path, perhaps with wildcards, whose metadata is needed.
 ///
@@ -37,6 +39,71 @@ impl FilePattern {
             Some(end) => self.0.get(..end).unwrap_or("/"),
         }
     }
+
+    /// Whether everything below the base is meant, at any depth.
+    pub fn is_deep(&self) -> bool {
+        self.0.split('/').any(|part| part == "**")
+    }
+
+    /// Whether a path is meant.
+    pub fn matches(&self, path: &str) -> bool {
+        let pattern: Vec<&str> = self.0.split('/').collect();
+        let path: Vec<&str> = path.split('/').collect();
+        parts_match(&pattern, &path)
+    }
+
+    /// Whether a folder has to be listed to find all matches.
+    pub fn passes(&self, folder: &str) -> bool {
+        if self.is_plain() {
+            return folder == self.base();
+        }
+        let base = self.base();
+        if folder == base {
+            return true;
+        }
+        let below = if base == "/" { folder.starts_with('/') } else { is_below(folder, base) };
+        if !below {
+            return false;
+        }
+        if self.is_deep() {
+            return true;
+        }
+        let depth = folder.split('/').count();
+        let head: Vec<&str> = self.0.split('/').take(depth).collect();
+        let whole = self.0.split('/').count();
+        depth < whole && parts_match(&head, &folder.split('/').collect::<Vec<_>>())
+    }
+}
+
+/// Whether a path lies below a folder.
+pub(crate) fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn parts_match(pattern: &[&str], path: &[&str]) -> bool {
+    match pattern.split_first() {
+        None => path.is_empty(),
+        Some((&"**", [])) => !path.is_empty(),
+        Some((&"**", rest)) => (0..path.len()).any(|skip| path.get(skip..).is_some_and(|tail| parts_match(rest, tail))),
+        Some((first, rest)) => match path.split_first() {
+            Some((name, tail)) => name_matches(first, name) && parts_match(rest, tail),
+            None => false,
+        },
+    }
+}
+
+/// A name against a pattern in which `*` stands for any run of characters.
+fn name_matches(pattern: &str, name: &str) -> bool {
+    let Some((head, mut rest)) = pattern.split_once('*') else { return pattern == name };
+    let Some(mut name) = name.strip_prefix(head) else { return false };
+    while let Some((middle, tail)) = rest.split_once('*') {
+        match name.find(middle) {
+            Some(at) => name = name.get(at + middle.len()..).unwrap_or(""),
+            None => return false,
+        }
+        rest = tail;
+    }
+    name.len() >= rest.len() && name.ends_with(rest)
 }
 
 /// Everything to be looked at on a node, with the data dir and the paths of its configuration filled in.
@@ -75,42 +142,60 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What is needed on a node with this data dir and configuration (none: no configuration could be read).
-    pub fn of(data_dir: &str, configs: &[&NodeConfig]) -> Self {
+    /// What the controls of a catalogue need on a node with this data dir and these configurations (declared, running;
+    /// none where no configuration could be read).
+    pub fn of(catalogue: &Catalogue, data_dir: &str, configs: &[&NodeConfig]) -> Self {
         let server = format!("{data_dir}/server");
         let tls = format!("{server}/tls");
         let agent = format!("{data_dir}/agent");
-        let named = |flag: &str| -> Vec<String> {
-            let mut paths: Vec<String> = configs
-                .iter()
-                .filter_map(|c| c.components.get("kube-apiserver")?.get(flag))
-                .flat_map(|f| f.possible.iter().flatten())
-                .map(|s| s.value.clone())
-                .filter(|path| path.starts_with('/'))
-                .collect();
-            paths.sort();
-            paths.dedup();
-            paths
-        };
+        let named = |flag: &str| named(configs, flag);
         let mut encryption_configs = named("encryption-provider-config");
         let own = format!("{server}/cred/encryption-config.json");
         if !encryption_configs.contains(&own) {
             encryption_configs.push(own);
         }
-        Self {
-            files: crate::needs::files(data_dir, &named("audit-policy-file"), &named("audit-log-path"), &named("admission-control-config-file")),
-            certificates: [
-                format!("{tls}/*.crt"),
-                format!("{tls}/etcd/*.crt"),
-                format!("{tls}/kube-scheduler/*.crt"),
-                format!("{tls}/kube-controller-manager/*.crt"),
-                format!("{tls}/dynamic-cert.json"),
-                format!("{agent}/*.crt"),
+        let certificates: Vec<FilePattern> = [
+            format!("{tls}/*.crt"),
+            format!("{tls}/etcd/*.crt"),
+            format!("{tls}/kube-scheduler/*.crt"),
+            format!("{tls}/kube-controller-manager/*.crt"),
+            format!("{tls}/dynamic-cert.json"),
+            format!("{agent}/*.crt"),
+        ]
+        .map(FilePattern::new)
+        .into();
+        let mut files = of_controls(catalogue, data_dir, configs);
+        files.extend(certificates.iter().cloned());
+        files.extend(encryption_configs.iter().map(FilePattern::new));
+        files.extend(
+            [
+                // Preconditions look at these, whatever the controls need.
+                format!("{server}/db/etcd"),
+                format!("{server}/db/etcd/member"),
+                format!("{server}/db/state.db"),
+                format!("{server}/cred/encryption-state.json"),
+                format!("{server}/cred/passwd"),
+                format!("{agent}/etc/kubelet.conf.d"),
+                format!("{agent}/etc/kubelet.conf.d/**"),
+                "/var/lib/cni/networks".to_owned(),
             ]
-            .map(FilePattern::new)
-            .into(),
+            .map(FilePattern::new),
+        );
+        files.sort();
+        files.dedup();
+        let mut sysctls: Vec<String> = catalogue
+            .controls()
+            .iter()
+            .filter(|c| c.source == Source::Sysctl && c.expected.op != Op::PersistedEquals)
+            .flat_map(|c| c.what.iter().cloned())
+            .collect();
+        sysctls.sort();
+        sysctls.dedup();
+        Self {
+            files,
+            certificates,
             tokens: vec![format!("{server}/token"), format!("{server}/agent-token")],
-            sysctls: Vec::new(),
+            sysctls,
             units: ["k3s", "k3s-agent"].map(|name| format!("/etc/systemd/system/{name}.service")).into(),
             encryption_configs,
             encryption_state: format!("{server}/cred/encryption-state.json"),
@@ -126,16 +211,55 @@ impl Needs {
     }
 }
 
-fn files(data_dir: &str, _policies: &[String], _logs: &[String], _admission: &[String]) -> Vec<FilePattern> {
-    // What the preconditions look at, whatever the controls need.
-    [
-        format!("{data_dir}/server/db/etcd"),
-        format!("{data_dir}/server/db/etcd/member"),
-        format!("{data_dir}/server/db/state.db"),
-        format!("{data_dir}/server/cred/encryption-config.json"),
-        format!("{data_dir}/agent/etc/kubelet.conf.d"),
-        "/var/lib/cni/networks".to_owned(),
-    ]
-    .map(FilePattern::new)
-    .into()
+/// Absolute paths a flag of the API server names in any of the configurations.
+fn named(configs: &[&NodeConfig], flag: &str) -> Vec<String> {
+    let mut paths: Vec<String> = configs
+        .iter()
+        .filter_map(|c| c.components.get("kube-apiserver")?.get(flag))
+        .flat_map(|f| f.possible.iter().flatten())
+        .map(|s| s.value.clone())
+        .filter(|path| path.starts_with('/'))
+        .collect();
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// The files controls speak of.
+fn of_controls(catalogue: &Catalogue, data_dir: &str, configs: &[&NodeConfig]) -> Vec<FilePattern> {
+    let mut out = Vec::new();
+    for control in catalogue.controls() {
+        // `PATH: key` and `PATH: words` name a file too, but one that is read, not judged by its metadata.
+        for what in &control.what {
+            match what.as_str() {
+                "dirname(--audit-log-path)" => {
+                    for log in named(configs, "audit-log-path") {
+                        out.push(FilePattern::new(FilePattern::new(log).base()));
+                    }
+                }
+                "<audit-log-path>" => out.extend(named(configs, "audit-log-path").iter().map(FilePattern::new)),
+                "rotated siblings" => {
+                    for log in named(configs, "audit-log-path") {
+                        out.extend(crate::judge_files::rotated(&log).map(FilePattern::new));
+                    }
+                }
+                "<admission-control-config-file>" => {
+                    out.extend(named(configs, "admission-control-config-file").iter().map(FilePattern::new));
+                }
+                "<audit policy file>" => {
+                    out.extend(named(configs, "audit-policy-file").iter().map(FilePattern::new));
+                }
+                path => {
+                    let path = match path.strip_prefix("<data-dir>").or_else(|| path.strip_prefix(DEFAULT_DATA_DIR)) {
+                        Some(rest) => format!("{data_dir}{rest}"),
+                        None => path.to_owned(),
+                    };
+                    if path.starts_with('/') && !path.contains([' ', ':', '(']) {
+                        out.push(FilePattern::new(path));
+                    }
+                }
+            }
+        }
+    }
+    out
 }

@@ -40,9 +40,6 @@ pub struct NodeConfig {
     /// Flags of the components (`kube-apiserver`, `kubelet`, `kube-proxy`, …). A component that is not there is not
     /// known; a flag that is not there is not passed.
     pub components: BTreeMap<String, BTreeMap<String, Flag>>,
-    /// The kubelet's configuration merged from its drop-ins, by dotted path of each leaf
-    /// (`authentication.anonymous.enabled`); lists are joined by commas. None: it could not be read.
-    pub kubelet_config: Option<BTreeMap<String, Setting>>,
     /// What K3s would refuse and so not start with.
     pub problems: Vec<Evidence>,
 }

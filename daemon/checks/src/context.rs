@@ -1,0 +1,382 @@
+//! What judging looks at: the snapshot, one of its configurations, and the preconditions on them.
+
+use std::collections::BTreeMap;
+
+use picket_model::{Evidence, Observation, Role};
+use serde_json::Value;
+
+use crate::catalogue::{Control, Term};
+use crate::node_config::{NodeConfig, Setting};
+use crate::policy::Policy;
+use crate::snapshot::{DEFAULT_DATA_DIR, Snapshot};
+
+/// The answer to a precondition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Yes,
+    No(String),
+    Unknown(String),
+}
+
+impl Answer {
+    fn of(yes: bool, otherwise: &str) -> Self {
+        if yes { Self::Yes } else { Self::No(otherwise.to_owned()) }
+    }
+}
+
+/// A snapshot seen through one of its configurations.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) snap: &'a Snapshot,
+    pub(crate) policy: &'a Policy,
+    config: &'a Observation<std::sync::Arc<NodeConfig>>,
+}
+
+impl<'a> Context<'a> {
+    pub(crate) fn declared(snap: &'a Snapshot, policy: &'a Policy) -> Self {
+        Self { snap, policy, config: &snap.declared }
+    }
+
+    pub(crate) fn running(snap: &'a Snapshot, policy: &'a Policy) -> Self {
+        Self { snap, policy, config: &snap.running }
+    }
+
+    /// What is in force where it is known, else what is on disk.
+    pub(crate) fn in_force(snap: &'a Snapshot, policy: &'a Policy) -> Self {
+        if snap.running.value().is_some() { Self::running(snap, policy) } else { Self::declared(snap, policy) }
+    }
+
+    /// The configuration, or why it is not known.
+    pub(crate) fn config(&self) -> Result<&'a NodeConfig, String> {
+        match self.config {
+            Observation::Value { value } => Ok(value),
+            Observation::Absent => Err("no K3s unit, environment file or config.yaml was found".to_owned()),
+            Observation::Unreadable { reason } => Err(format!("the configuration of K3s cannot be read: {reason}")),
+        }
+    }
+
+    /// A path of the catalogue with the node's own data dir.
+    pub(crate) fn path(&self, text: &str) -> String {
+        let text = text.strip_prefix("<data-dir>").map_or_else(
+            || match text.strip_prefix(DEFAULT_DATA_DIR) {
+                Some(rest) => format!("{}{rest}", self.snap.data_dir),
+                None => text.to_owned(),
+            },
+            |rest| format!("{}{rest}", self.snap.data_dir),
+        );
+        text
+    }
+
+    /// A remedy with the node's own data dir.
+    pub(crate) fn remedy(&self, text: &str) -> String {
+        if self.snap.data_dir == DEFAULT_DATA_DIR {
+            text.to_owned()
+        } else {
+            text.replace(DEFAULT_DATA_DIR, &self.snap.data_dir)
+        }
+    }
+
+    /// The possible values of a component's flag: several where K3s versions differ.
+    pub(crate) fn flag(&self, component: &str, name: &str) -> Result<Vec<&'a [Setting]>, String> {
+        let config = self.config()?;
+        let flags = config
+            .components
+            .get(component)
+            .ok_or_else(|| format!("the flags of {component} are not known"))?;
+        Ok(match flags.get(name) {
+            Some(flag) if !flag.possible.is_empty() => flag.possible.iter().map(Vec::as_slice).collect(),
+            _ => vec![&[][..]],
+        })
+    }
+
+    /// The one value of a flag that names a file; none when it is not passed.
+    pub(crate) fn file_flag(&self, name: &str) -> Result<Option<&'a Setting>, String> {
+        let possible = self.flag("kube-apiserver", name)?;
+        let mut last: Vec<Option<&Setting>> = possible.iter().map(|values| values.last()).collect();
+        last.dedup_by(|a, b| a.map(|s| &s.value) == b.map(|s| &s.value));
+        match last.as_slice() {
+            [one] => Ok(one.filter(|s| !s.value.is_empty())),
+            _ => Err(format!("--{name} differs between K3s versions, and the version is not known")),
+        }
+    }
+
+    /// The kubelet's configuration merged from its drop-ins, leaf by leaf. `Ok(None)`: this K3s passes flags only.
+    pub(crate) fn kubelet_leaves(&self) -> Result<Option<BTreeMap<String, Setting>>, String> {
+        let folder = format!("{}/agent/etc/kubelet.conf.d", self.snap.data_dir);
+        match self.snap.folders.get(&folder) {
+            Some(Observation::Value { .. }) => {}
+            Some(Observation::Absent) => {
+                return match version(self.snap.k3s_version.as_deref()) {
+                    Some(version) if version < (1, 32, 0) => Ok(None),
+                    Some(_) => Err(format!("{folder} does not exist: the kubelet has not been started yet")),
+                    None => Err(format!("{folder} does not exist, and the version of K3s is not known")),
+                };
+            }
+            Some(Observation::Unreadable { reason }) => return Err(format!("{folder} cannot be read: {reason}")),
+            None => return Err(format!("{folder} was not looked at")),
+        }
+        let mut merged = Value::Object(serde_json::Map::new());
+        let mut leaves: BTreeMap<String, Setting> = BTreeMap::new();
+        let mut defaults = false;
+        for (path, dropin) in &self.snap.kubelet_dropins {
+            if !path.starts_with(&folder) || !path.ends_with(".conf") {
+                continue;
+            }
+            match dropin {
+                Observation::Value { value } => {
+                    defaults |= path.ends_with("/00-k3s-defaults.conf");
+                    patch(&mut merged, value, "", path, &mut leaves, 0);
+                }
+                Observation::Absent => {}
+                Observation::Unreadable { reason } => return Err(format!("{path} cannot be read: {reason}")),
+            }
+        }
+        if !defaults {
+            return Err(format!("{folder} has no 00-k3s-defaults.conf: the kubelet has not been started yet"));
+        }
+        Ok(Some(leaves))
+    }
+
+    /// Whether a component runs on this server at all; why not otherwise.
+    pub(crate) fn disabled(&self, component: &str) -> Option<String> {
+        let option = match component {
+            "kube-apiserver" => "disable-apiserver",
+            "kube-controller-manager" => "disable-controller-manager",
+            "kube-scheduler" => "disable-scheduler",
+            _ => return None,
+        };
+        self.config().ok()?.is_true(option).then(|| format!("{component} does not run here: {option}"))
+    }
+
+    /// Judges all terms of a control's precondition. False beats unknown: a part that certainly is not there needs no
+    /// further evidence.
+    pub(crate) fn applies(&self, control: &Control) -> Answer {
+        let mut doubt = None;
+        for term in &control.applies_when.0 {
+            match self.term(*term) {
+                Answer::Yes => {}
+                Answer::Unknown(reason) => doubt = doubt.or(Some(reason)),
+                no @ Answer::No(_) => return no,
+            }
+        }
+        doubt.map_or(Answer::Yes, Answer::Unknown)
+    }
+
+    fn term(&self, term: Term) -> Answer {
+        let with_config = |judge: &dyn Fn(&NodeConfig) -> Answer| match self.config() {
+            Ok(config) => judge(config),
+            Err(reason) => Answer::Unknown(reason),
+        };
+        match term {
+            Term::Always => Answer::Yes,
+            Term::NeverOnK3s => Answer::No("the component runs inside the k3s process".to_owned()),
+            Term::NodeWithKubelet => self.kubelet(),
+            Term::KubeProxyEnabled => self.kubelet_and(&|config| {
+                Answer::of(!config.is_true("disable-kube-proxy"), "kube-proxy is off: disable-kube-proxy")
+            }),
+            Term::FlannelOrKubeProxy => self.kubelet_and(&|config| {
+                let flannel = config.option("flannel-backend").is_none_or(|s| s.value != "none");
+                Answer::of(flannel || !config.is_true("disable-kube-proxy"), "neither flannel nor kube-proxy runs here")
+            }),
+            Term::CloudControllerEnabled => match self.snap.role {
+                Some(Role::Agent) => Answer::No("agents run no cloud controller".to_owned()),
+                None => Answer::Unknown(NO_ROLE.to_owned()),
+                Some(Role::Server) => with_config(&|config| {
+                    let off = config.is_true("disable-cloud-controller") && config.list_has("disable", "servicelb");
+                    Answer::of(!off, "the cloud controller does not run: disable-cloud-controller, and servicelb is off")
+                }),
+            },
+            Term::FlannelOrHostLocalCni => {
+                self.exists("/var/lib/cni/networks", "no leases of host-local: /var/lib/cni/networks does not exist")
+            }
+            Term::K3sAtLeast132 => self.at_least_132(),
+            Term::MultiNode => match self.snap.role {
+                Some(Role::Agent) => Answer::Yes,
+                Some(Role::Server) => Answer::Unknown(
+                    "a server cannot tell from its files whether other nodes exist; the collector can".to_owned(),
+                ),
+                None => Answer::Unknown(NO_ROLE.to_owned()),
+            },
+            Term::JoinedNode => with_config(&|config| {
+                Answer::of(joined(config), "this node joins no other: neither server nor K3S_URL is set")
+            }),
+            Term::EmbeddedEtcd => self.embedded_etcd(),
+            Term::Sqlite => self.sqlite(),
+            Term::ExternalDatastore => with_config(&|config| {
+                if config.option("datastore-endpoint").is_none_or(|s| s.value.is_empty()) {
+                    return Answer::No("no external datastore: datastore-endpoint is not set".to_owned());
+                }
+                match self.sqlite() {
+                    Answer::Yes => Answer::No("the datastore is SQLite".to_owned()),
+                    Answer::No(_) => Answer::Yes,
+                    unknown @ Answer::Unknown(_) => unknown,
+                }
+            }),
+            Term::SecretsEncryptionOn => self.exists(
+                &format!("{}/server/cred/encryption-config.json", self.snap.data_dir),
+                "secrets encryption is off: there is no encryption-config.json",
+            ),
+            Term::AuditPolicyFileSet => self.flag_set("audit-policy-file"),
+            Term::AuditLogPathSet => self.flag_set("audit-log-path"),
+            Term::PsaConfigPresent => self.flag_set("admission-control-config-file"),
+            Term::SelinuxEnforcing => match &self.snap.selinux_enforcing {
+                Observation::Value { value: true } => Answer::Yes,
+                Observation::Value { value: false } => Answer::No("SELinux does not enforce".to_owned()),
+                Observation::Absent => Answer::No("this kernel has no SELinux".to_owned()),
+                Observation::Unreadable { reason } => {
+                    Answer::Unknown(format!("whether SELinux enforces cannot be read: {reason}"))
+                }
+            },
+        }
+    }
+
+    fn kubelet(&self) -> Answer {
+        match self.snap.role {
+            Some(Role::Agent) => Answer::Yes,
+            Some(Role::Server) => match self.config() {
+                Ok(config) => Answer::of(!config.is_true("disable-agent"), "no kubelet here: disable-agent"),
+                Err(reason) => Answer::Unknown(reason),
+            },
+            None => Answer::Unknown(NO_ROLE.to_owned()),
+        }
+    }
+
+    /// A kubelet, and on a server a condition on its options; an agent takes the defaults of options of servers.
+    fn kubelet_and(&self, judge: &dyn Fn(&NodeConfig) -> Answer) -> Answer {
+        match (self.kubelet(), self.snap.role, self.config()) {
+            (Answer::Yes, Some(Role::Server), Ok(config)) => judge(config),
+            (answer, ..) => answer,
+        }
+    }
+
+    fn at_least_132(&self) -> Answer {
+        if let Some(version) = version(self.snap.k3s_version.as_deref()) {
+            return Answer::of(version >= (1, 32, 0), "K3s before 1.32 has no drop-ins of the kubelet");
+        }
+        let folder = format!("{}/agent/etc/kubelet.conf.d", self.snap.data_dir);
+        match self.snap.files.get(&folder) {
+            Some(Observation::Value { .. }) => Answer::Yes,
+            Some(Observation::Absent) => {
+                Answer::Unknown(format!("the version of K3s is not known, and {folder} does not exist"))
+            }
+            Some(Observation::Unreadable { reason }) => Answer::Unknown(format!("{folder} cannot be read: {reason}")),
+            None => Answer::Unknown("the version of K3s is not known".to_owned()),
+        }
+    }
+
+    fn embedded_etcd(&self) -> Answer {
+        let folder = self.exists(
+            &format!("{}/server/db/etcd", self.snap.data_dir),
+            "no embedded etcd: neither its folder nor an option that starts it",
+        );
+        if folder == Answer::Yes {
+            return Answer::Yes;
+        }
+        match self.config() {
+            Ok(config) => {
+                let joins = self.snap.role == Some(Role::Server)
+                    && joined(config)
+                    && config.option("datastore-endpoint").is_none_or(|s| s.value.is_empty());
+                if config.is_true("cluster-init") || joins { Answer::Yes } else { folder }
+            }
+            Err(reason) => Answer::Unknown(reason),
+        }
+    }
+
+    fn sqlite(&self) -> Answer {
+        let db = format!("{}/server/db", self.snap.data_dir);
+        match self.exists(&format!("{db}/state.db"), "the datastore is not SQLite: there is no state.db") {
+            Answer::Yes => {}
+            other => return other,
+        }
+        match self.exists(&format!("{db}/etcd/member"), "") {
+            Answer::Yes => Answer::No("the datastore is embedded etcd".to_owned()),
+            Answer::No(_) => Answer::Yes,
+            unknown @ Answer::Unknown(_) => unknown,
+        }
+    }
+
+    fn flag_set(&self, name: &str) -> Answer {
+        if let Some(reason) = self.disabled("kube-apiserver") {
+            return Answer::No(reason);
+        }
+        match self.file_flag(name) {
+            Ok(Some(_)) => Answer::Yes,
+            Ok(None) => Answer::No(format!("--{name} is not set")),
+            Err(reason) => Answer::Unknown(reason),
+        }
+    }
+
+    fn exists(&self, path: &str, otherwise: &str) -> Answer {
+        match self.snap.files.get(path) {
+            Some(Observation::Value { .. }) => Answer::Yes,
+            Some(Observation::Absent) => Answer::No(otherwise.to_owned()),
+            Some(Observation::Unreadable { reason }) => Answer::Unknown(format!("{path} cannot be read: {reason}")),
+            None => Answer::Unknown(format!("{path} was not looked at")),
+        }
+    }
+}
+
+pub(crate) const NO_ROLE: &str = "the role of this node is not known: no K3s server or agent was found";
+
+fn joined(config: &NodeConfig) -> bool {
+    config.option("server").is_some_and(|s| !s.value.is_empty())
+}
+
+/// `v1.36.2+k3s1` as (1, 36, 2).
+pub(crate) fn version(text: Option<&str>) -> Option<(u32, u32, u32)> {
+    let text = text?.trim().trim_start_matches('v');
+    let core = text.split(['+', '-']).next()?;
+    let mut parts = core.split('.').map(str::parse::<u32>);
+    Some((parts.next()?.ok()?, parts.next()?.ok()?, parts.next().and_then(Result::ok).unwrap_or(0)))
+}
+
+/// Deepest level of a drop-in that is looked at; the kubelet's own configuration has five.
+const MAX_DEPTH: usize = 16;
+
+/// Lays a drop-in over what is merged so far, as a JSON merge patch, and keeps which file set each leaf.
+fn patch(
+    merged: &mut Value,
+    new: &Value,
+    prefix: &str,
+    path: &str,
+    leaves: &mut BTreeMap<String, Setting>,
+    depth: usize,
+) {
+    let Value::Object(new) = new else { return };
+    let Value::Object(target) = merged else { return };
+    for (key, value) in new {
+        if prefix.is_empty() && matches!(key.as_str(), "apiVersion" | "kind") {
+            continue;
+        }
+        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        match value {
+            Value::Object(_) if depth < MAX_DEPTH => {
+                let slot = target.entry(key.clone()).or_insert_with(|| Value::Object(serde_json::Map::new()));
+                if !slot.is_object() {
+                    *slot = Value::Object(serde_json::Map::new());
+                    leaves.remove(&name);
+                }
+                patch(slot, value, &name, path, leaves, depth + 1);
+            }
+            Value::Null => {
+                target.remove(key);
+                let below = format!("{name}.");
+                leaves.retain(|leaf, _| leaf != &name && !leaf.starts_with(&below));
+            }
+            _ => {
+                let below = format!("{name}.");
+                leaves.retain(|leaf, _| !leaf.starts_with(&below));
+                let text = match value {
+                    Value::Array(items) => {
+                        items.iter().filter_map(crate::document::scalar).collect::<Vec<_>>().join(",")
+                    }
+                    other => crate::document::scalar(other).unwrap_or_default(),
+                };
+                let layer = if path.ends_with("/00-k3s-defaults.conf") { "k3s-default" } else { "drop-in" };
+                leaves.insert(name, Setting::new(text, Evidence::at(path, "").layer(layer)));
+                target.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! From a snapshot to verdicts. The order of judging is the contract:
+//!
+//! 1. Is the control listed? 2. Does its scope fit the role? 3. Its precondition. 4. `manual` and `report`.
+//! 5. Its source. 6. Its op.
+
+use picket_model::{Evidence, Role, State, Status, Verdict};
+
+use crate::catalogue::{Control, IfAbsent, Op, Scope, Source};
+use crate::context::{Answer, Context, NO_ROLE};
+use crate::judge_files::subject;
+use crate::policy::Policy;
+use crate::row::{Row, worst};
+use crate::snapshot::Snapshot;
+use crate::sources::SourceKey;
+use crate::words;
+use crate::{judge_audit, judge_datastore, judge_files, judge_flags, judge_keys, judge_sysctl, judge_x509};
+
+/// Judges every control of the policy on a snapshot: one verdict for each subject, in the order of the catalogue.
+///
+/// Pure, and cannot fail: what cannot be judged is `unknown` with its reason.
+pub fn evaluate(snapshot: &Snapshot, policy: &Policy) -> Vec<Verdict> {
+    policy.catalogue.controls().iter().flat_map(|control| verdicts(snapshot, policy, control)).collect()
+}
+
+/// Judges only the controls that depend on one of the changed sources.
+pub fn evaluate_some(snapshot: &Snapshot, policy: &Policy, changed: &[SourceKey]) -> Vec<Verdict> {
+    policy
+        .catalogue
+        .controls()
+        .iter()
+        .filter(|control| crate::sources::depends(snapshot, policy, control).iter().any(|key| changed.contains(key)))
+        .flat_map(|control| verdicts(snapshot, policy, control))
+        .collect()
+}
+
+/// The status a control counts as over its rows: fail, unknown, pass, manual, not_applicable; the strongest first.
+pub fn worst_status<'a>(verdicts: impl IntoIterator<Item = &'a Verdict>) -> Option<Status> {
+    verdicts.into_iter().map(|v| v.status).max_by_key(|s| s.weight())
+}
+
+fn verdicts(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<Verdict> {
+    if !policy.lists(control) || (control.scope == Scope::Cluster && snapshot.role == Some(Role::Agent)) {
+        return Vec::new();
+    }
+    let words_in = Context::in_force(snapshot, policy);
+    let expected = words::expected(words_in, control);
+    let remedy = words_in.remedy(&control.remedy);
+    both_states(snapshot, policy, control)
+        .into_iter()
+        .map(|row| {
+            let evidence =
+                if row.evidence.is_empty() { vec![Evidence::note(row.observed.clone())] } else { row.evidence };
+            Verdict {
+                control: control.id.clone(),
+                subject: row.subject,
+                status: row.status,
+                severity: control.severity,
+                title: control.title.clone(),
+                observed: row.observed,
+                expected: expected.clone(),
+                state: row.state,
+                evidence,
+                cis: control.cis.clone(),
+                remedy: remedy.clone(),
+            }
+        })
+        .collect()
+}
+
+/// Judges what is on disk and what is in force, where the two can differ.
+fn both_states(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<Row> {
+    if !control.source.is_configuration() {
+        return judge(Context::in_force(snapshot, policy), control, 0);
+    }
+    let mut declared = judge(Context::declared(snapshot, policy), control, 0);
+    if snapshot.running.value().is_none() {
+        for row in &mut declared {
+            row.state = Some(State::Declared);
+        }
+        return declared;
+    }
+    let mut running = judge(Context::running(snapshot, policy), control, 0);
+    let mut rows = Vec::with_capacity(declared.len());
+    for on_disk in declared {
+        let twin = running.iter().position(|row| row.subject == on_disk.subject).map(|at| running.remove(at));
+        rows.push(match twin {
+            None => Row { state: Some(State::Declared), ..on_disk },
+            Some(in_force) => merge(on_disk, in_force),
+        });
+    }
+    rows.extend(running.into_iter().map(|row| Row { state: Some(State::Running), ..row }));
+    rows
+}
+
+/// The worse of the two speaks, and says that it is not the same in the other.
+fn merge(on_disk: Row, in_force: Row) -> Row {
+    if on_disk.status == in_force.status {
+        return Row { state: Some(State::Both), ..on_disk };
+    }
+    if in_force.status.weight() > on_disk.status.weight() {
+        let observed = format!("in force: {}; on disk: {}, waits for a restart", in_force.observed, on_disk.observed);
+        return Row { observed, state: Some(State::Running), ..in_force };
+    }
+    let observed = format!("on disk: {}; in force until the next start: {}", on_disk.observed, in_force.observed);
+    Row { observed, state: Some(State::Declared), ..on_disk }
+}
+
+/// Combinations name other controls; more than this deep is a circle.
+const MAX_DEPTH: u8 = 4;
+
+/// Judges a control through one of the configurations. Whether it is listed has been asked before.
+fn judge(ctx: Context<'_>, control: &Control, depth: u8) -> Vec<Row> {
+    let alone = |status, observed: String| vec![Row::new(subject(ctx, control), status, observed)];
+    // 2. Scope.
+    match (control.scope, ctx.snap.role) {
+        (Scope::EveryNode, _) | (Scope::Server | Scope::EtcdServer | Scope::Cluster, Some(Role::Server)) => {}
+        (Scope::Agent, Some(Role::Agent)) => {}
+        (Scope::Server | Scope::EtcdServer | Scope::Cluster, Some(Role::Agent)) => {
+            return alone(Status::NotApplicable, "for servers; this is an agent".to_owned());
+        }
+        (Scope::Agent, Some(Role::Server)) => {
+            return alone(Status::NotApplicable, "for agents; this is a server".to_owned());
+        }
+        (_, None) => return alone(Status::Unknown, NO_ROLE.to_owned()),
+    }
+    // 3. Precondition.
+    match ctx.applies(control) {
+        Answer::Yes => {}
+        Answer::No(reason) => return alone(Status::NotApplicable, reason),
+        Answer::Unknown(reason) => return alone(Status::Unknown, reason),
+    }
+    // 4. What only people judge.
+    match control.expected.op {
+        Op::Manual => return alone(Status::Manual, "a person must judge this".to_owned()),
+        Op::Report => return vec![report(ctx, control)],
+        _ => {}
+    }
+    // 5. and 6. Source and op.
+    match control.source {
+        Source::ClusterApi => alone(Status::Unknown, "needs access to the API of the cluster".to_owned()),
+        _ if is_combination(control) => combination(ctx, control, depth),
+        Source::FileMode | Source::FileOwner => judge_files::judge(ctx, control),
+        Source::Sysctl => judge_sysctl::judge(ctx, control),
+        Source::X509 => judge_x509::judge(ctx, control),
+        Source::Token => judge_keys::token(ctx, control),
+        Source::SecretsEncryption => judge_keys::encryption(ctx, control),
+        Source::ApiServer if control.expected.op == Op::FirstProviderIn => judge_keys::encryption(ctx, control),
+        Source::AuditPolicy => judge_audit::policy(ctx, control),
+        Source::AuditLog => judge_audit::log(ctx, control),
+        Source::Datastore => judge_datastore::judge(ctx, control),
+        Source::K3s
+        | Source::ApiServer
+        | Source::ControllerManager
+        | Source::Scheduler
+        | Source::CloudController
+        | Source::Kubelet
+        | Source::Etcd => judge_flags::judge(ctx, control),
+    }
+}
+
+/// Whether a combination's parts are ids of other controls.
+fn is_combination(control: &Control) -> bool {
+    matches!(control.expected.op, Op::AllOf | Op::AnyOf) && !part_ids(control).is_empty()
+}
+
+/// The ids a combination names: short words of small letters and dashes. Other parts are conditions of their own.
+pub(crate) fn part_ids(control: &Control) -> Vec<String> {
+    let values = control.expected.values();
+    let is_id = |text: &String| text.contains('-') && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
+    if values.iter().all(is_id) { values } else { Vec::new() }
+}
+
+fn combination(ctx: Context<'_>, control: &Control, depth: u8) -> Vec<Row> {
+    let name = subject(ctx, control);
+    if depth >= MAX_DEPTH {
+        return vec![Row::unknown(name, "the catalogue combines controls in a circle")];
+    }
+    let mut parts: Vec<(String, Status)> = Vec::new();
+    let mut evidence = Vec::new();
+    for id in part_ids(control) {
+        let Some(part) = ctx.policy.catalogue.get(&id) else {
+            return vec![Row::unknown(name, format!("the catalogue has no control {id}"))];
+        };
+        let rows = judge(ctx, part, depth + 1);
+        let status = worst(&rows).unwrap_or(Status::Unknown);
+        let why = rows.iter().find(|row| row.status == status).map(|row| row.observed.clone()).unwrap_or_default();
+        evidence.push(Evidence::note(format!("{id}: {status} ({why})")));
+        parts.push((id, status));
+    }
+    let has = |wanted: Status| parts.iter().any(|(_, status)| *status == wanted);
+    let doubt = has(Status::Unknown) || has(Status::Manual);
+    let order = if control.expected.op == Op::AllOf {
+        [(has(Status::Fail), Status::Fail), (doubt, Status::Unknown), (has(Status::Pass), Status::Pass)]
+    } else {
+        [(has(Status::Pass), Status::Pass), (doubt, Status::Unknown), (has(Status::Fail), Status::Fail)]
+    };
+    let status = order.into_iter().find(|(there, _)| *there).map(|(_, status)| status).unwrap_or({
+        match control.expected.if_absent {
+            Some(IfAbsent::Pass) => Status::Pass,
+            Some(IfAbsent::Fail) => Status::Fail,
+            _ => Status::NotApplicable,
+        }
+    });
+    let deciding: Vec<&str> = parts.iter().filter(|(_, s)| *s == status).map(|(id, _)| id.as_str()).collect();
+    let observed = if deciding.is_empty() { "no part applies".to_owned() } else { format!("{status}: {}", deciding.join(", ")) };
+    vec![Row::new(name, status, observed).with_all(evidence)]
+}
+
+/// A fact to show.
+fn report(ctx: Context<'_>, control: &Control) -> Row {
+    if control.source == Source::Datastore {
+        return judge_datastore::known(ctx);
+    }
+    let name = subject(ctx, control);
+    match ctx.config() {
+        Err(reason) => Row::new(name, Status::Manual, reason),
+        Ok(config) => match config.option(&name) {
+            None => Row::new(name, Status::Manual, "not set"),
+            Some(setting) => Row::new(name, Status::Manual, setting.value.clone()).with(setting.evidence.clone()),
+        },
+    }
+}

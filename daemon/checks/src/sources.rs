@@ -1,0 +1,106 @@
+//! Which sources a control depends on, so that a change re-judges only what it can affect.
+
+use crate::catalogue::{Control, Source, Term};
+use crate::context::Context;
+use crate::judge_files::patterns;
+use crate::needs::FilePattern;
+use crate::policy::Policy;
+use crate::snapshot::Snapshot;
+
+/// A source as a whole: what changes together.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SourceKey {
+    /// Metadata of the files of a pattern.
+    Files(FilePattern),
+    /// Unit, environment files, config.yaml and its drop-ins.
+    Configuration,
+    /// Drop-ins of the kubelet.
+    KubeletDropins,
+    /// The configuration file of embedded etcd.
+    EtcdConfig,
+    /// Live kernel parameters.
+    Sysctls,
+    /// The sysctl folders.
+    PersistedSysctls,
+    /// Certificates.
+    Certificates,
+    /// Token files and the join token.
+    Tokens,
+    /// Units of K3s.
+    Units,
+    /// Encryption configuration and state.
+    Encryption,
+    /// Audit policy.
+    AuditPolicy,
+    /// Audit log.
+    AuditLog,
+    /// Admission, authentication and authorization configurations.
+    ApiServerFiles,
+    /// `registries.yaml`.
+    Registries,
+    /// SELinux.
+    Selinux,
+    /// The running process: its start, version, role.
+    Process,
+    /// The moment of judging: expiry and ages change without any event.
+    Clock,
+}
+
+/// The sources a control depends on, preconditions included.
+pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<SourceKey> {
+    let mut keys = vec![SourceKey::Process];
+    let data = &snapshot.data_dir;
+    let file = |path: &str| SourceKey::Files(FilePattern::new(format!("{data}{path}")));
+    for term in &control.applies_when.0 {
+        match term {
+            Term::Always | Term::NeverOnK3s | Term::MultiNode => {}
+            Term::FlannelOrHostLocalCni => keys.push(SourceKey::Files(FilePattern::new("/var/lib/cni/networks"))),
+            Term::K3sAtLeast132 => keys.push(file("/agent/etc/kubelet.conf.d")),
+            Term::SecretsEncryptionOn => keys.push(file("/server/cred/encryption-config.json")),
+            Term::SelinuxEnforcing => keys.push(SourceKey::Selinux),
+            Term::EmbeddedEtcd | Term::Sqlite | Term::ExternalDatastore => {
+                keys.extend(["/server/db/etcd", "/server/db/etcd/member", "/server/db/state.db"].map(file));
+                keys.push(SourceKey::Configuration);
+            }
+            _ => keys.push(SourceKey::Configuration),
+        }
+    }
+    if let Ok(found) = patterns(Context::in_force(snapshot, policy), control) {
+        keys.extend(found.into_iter().filter(|p| p.as_str().starts_with('/')).map(SourceKey::Files));
+    }
+    match control.source {
+        Source::FileMode | Source::FileOwner => {
+            if control.what.iter().any(|what| what.contains("audit") || what.starts_with('<')) {
+                keys.push(SourceKey::Configuration);
+            }
+        }
+        Source::K3s => keys.extend([SourceKey::Configuration, SourceKey::Registries]),
+        Source::ApiServer => keys.extend([SourceKey::Configuration, SourceKey::ApiServerFiles, SourceKey::Encryption]),
+        Source::ControllerManager | Source::Scheduler | Source::CloudController => keys.push(SourceKey::Configuration),
+        Source::Kubelet => keys.extend([SourceKey::Configuration, SourceKey::KubeletDropins]),
+        Source::Etcd => keys.extend([SourceKey::EtcdConfig, SourceKey::Certificates]),
+        Source::Sysctl => keys.extend([SourceKey::Sysctls, SourceKey::PersistedSysctls]),
+        Source::SecretsEncryption => {
+            keys.extend([SourceKey::Encryption, SourceKey::Configuration, SourceKey::Clock]);
+        }
+        Source::Token => {
+            keys.extend([SourceKey::Tokens, SourceKey::Units, SourceKey::Configuration, SourceKey::Clock]);
+        }
+        Source::X509 => keys.extend([SourceKey::Certificates, SourceKey::Clock]),
+        Source::AuditPolicy => keys.extend([SourceKey::AuditPolicy, SourceKey::Configuration]),
+        Source::AuditLog => keys.extend([SourceKey::AuditLog, SourceKey::Configuration, SourceKey::Clock]),
+        Source::Datastore => keys.push(SourceKey::Configuration),
+        Source::ClusterApi => {}
+    }
+    for id in crate::evaluate::part_ids(control) {
+        // One level is enough: the combinations of the catalogue name plain controls.
+        if let Some(part) = policy.catalogue.get(&id).filter(|part| part.id != control.id)
+            && crate::evaluate::part_ids(part).is_empty()
+        {
+            keys.extend(depends(snapshot, policy, part));
+        }
+    }
+    keys.sort();
+    keys.dedup();
+    keys
+}
