@@ -21,6 +21,10 @@ pub struct Cli {
 /// The commands, each in its own file below `cmd/`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Judge this node once and print the verdicts
+    Scan(cmd::scan::Args),
+    /// Replay audit logs through the detections
+    Audit(cmd::audit::Args),
     /// Print the configuration K3s will start with, with the place each value comes from
     Config(cmd::config::Args),
     /// Print every certificate of the node and how long it lasts
@@ -92,6 +96,8 @@ impl Command {
     /// [`Failure`].
     pub fn run(&self, out: &mut dyn Write) -> Result<Outcome, Failure> {
         match self {
+            Self::Scan(args) => cmd::scan::run(args, out),
+            Self::Audit(args) => cmd::audit::run(args, out),
             Self::Config(args) => cmd::config::run(args, out),
             Self::Certs(args) => cmd::certs::run(args, out),
             Self::Enroll(args) => cmd::enroll::run(args, out),

@@ -1,9 +1,11 @@
 //! The commands: each parses nothing and prints what others computed.
 
+pub mod audit;
 pub mod certs;
 pub mod config;
 pub mod enroll;
 pub mod queue;
+pub mod scan;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -12,7 +12,7 @@ pub mod tokens;
 pub mod watches;
 
 use jiff::Timestamp;
-use picket_checks::{Needs, Snapshot};
+use picket_checks::{Catalogue, Needs, Snapshot};
 use picket_host::{Host, ReadError};
 use picket_model::{Observation, Role};
 
@@ -27,6 +27,8 @@ pub struct Ask<'a> {
     pub role: Option<Role>,
     /// What picket remembers of this node, and the key of its fingerprints.
     pub memory: &'a Memory,
+    /// The controls that will be judged: what they need is looked at.
+    pub catalogue: &'a Catalogue,
 }
 
 /// Everything that was seen of a node at one moment, and what was needed for it.
@@ -108,7 +110,7 @@ pub fn observe(host: &Host, ask: &Ask<'_>) -> Seen {
 /// Looks at one source again, whole. [`Source::Config`] decides where the others look, so it re-reads them all.
 pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
     seen.snapshot.at = host.now();
-    let needs = needs(&seen.snapshot);
+    let needs = needs(ask.catalogue, &seen.snapshot);
     let snapshot = &mut seen.snapshot;
     match source {
         Source::Config => *seen = observe(host, ask),
@@ -124,10 +126,10 @@ pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
 }
 
 /// What has to be looked at on a node with the configurations of this snapshot.
-pub fn needs(snapshot: &Snapshot) -> Needs {
+pub fn needs(catalogue: &Catalogue, snapshot: &Snapshot) -> Needs {
     let configs: Vec<_> =
         [&snapshot.declared, &snapshot.running].into_iter().filter_map(|c| c.value()).map(AsRef::as_ref).collect();
-    Needs::of(&snapshot.data_dir, &configs)
+    Needs::of(catalogue, &snapshot.data_dir, &configs)
 }
 
 fn selinux(host: &Host) -> Observation<bool> {

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use jiff::Timestamp;
-use picket_checks::{CertSource, Needs};
+use picket_checks::{Catalogue, CertSource, Needs};
 use picket_model::Observation;
 use serde::Serialize;
 
@@ -89,7 +89,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
         None => crate::source::config::data_dir(&host),
     };
     let at = host.now();
-    let needs = Needs::of(&data_dir, &[]);
+    let catalogue =
+        Catalogue::built_in().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
+    let needs = Needs::of(&catalogue, &data_dir, &[]);
     let mut certificates = Certificates { schema: "picket.certs/v1", at, certificates: vec![], unreadable: vec![] };
     for (file, seen) in certificates::read_all(&host, &needs, &data_dir) {
         match seen {

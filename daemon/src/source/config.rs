@@ -191,8 +191,6 @@ pub fn node_config(configuration: &Configuration) -> NodeConfig {
                 (component, flags)
             })
             .collect(),
-        // The controls read the drop-ins themselves, with the file each leaf comes from.
-        kubelet_config: None,
         problems: configuration
             .problems
             .iter()

@@ -128,3 +128,37 @@ pub(crate) fn write_key(config: &picket_checks::EncryptionConfig) -> String {
         .map(|p| format!("{}/{}", p.kind, p.key_names.first().map_or("", String::as_str)))
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::{Fingerprinter, FirstSeen, Memory};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn fingerprints_depend_on_key_purpose_and_secret() {
+        let a = Fingerprinter::new([1; 32]);
+        assert_eq!(a.of("token", b"x"), a.of("token", b"x"));
+        assert_ne!(a.of("token", b"x"), a.of("token", b"y"));
+        assert_ne!(a.of("token", b"x"), a.of("other", b"x"));
+        assert_ne!(a.of("token", b"x"), Fingerprinter::new([2; 32]).of("token", b"x"));
+        assert_ne!(Fingerprinter::ephemeral().of("token", b"x"), Fingerprinter::ephemeral().of("token", b"x"));
+        assert!(!format!("{a:?}").contains('1'));
+    }
+
+    #[test]
+    fn a_change_is_told_from_a_first_look() {
+        let mut memory = Memory::lasting([1; 32]);
+        let first = memory.first_seen("token:/t", "aa", at(100)).unwrap();
+        assert_eq!(first, FirstSeen { what: "aa".into(), at: at(100), witnessed: false });
+        memory.seen.as_mut().unwrap().insert("token:/t".into(), first.clone());
+        assert_eq!(memory.first_seen("token:/t", "aa", at(200)), Some(first));
+        let changed = memory.first_seen("token:/t", "bb", at(300)).unwrap();
+        assert_eq!((changed.at, changed.witnessed), (at(300), true));
+        assert_eq!(Memory::none().first_seen("token:/t", "aa", at(100)), None);
+    }
+}

@@ -223,3 +223,62 @@ fn form_at(bytes: &[u8], line: u32, evidence: &Evidence) -> Option<TokenForm> {
     split(token.as_bytes()).ok().map(|(form, _)| form)
 }
 
+
+#[cfg(test)]
+mod tests {
+    use picket_checks::TokenForm;
+    use picket_model::Evidence;
+
+    use super::{BadToken, exec_words, form_at, split, unit};
+
+    const HASH: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn forms_of_a_token() {
+        let full = format!("K10{HASH}::server:abc\n");
+        assert_eq!(split(full.as_bytes()), Ok((TokenForm::Full { user: "server".into() }, b"abc".as_slice())));
+        let pinned = format!("K10{HASH}::abcdef.0123456789abcdef");
+        assert_eq!(split(pinned.as_bytes()).map(|t| t.0), Ok(TokenForm::PinnedBootstrap));
+        assert_eq!(split(b"abcdef.0123456789abcdef").map(|t| t.0), Ok(TokenForm::Bootstrap));
+        assert_eq!(split(b"secret"), Ok((TokenForm::Short, b"secret".as_slice())));
+    }
+
+    #[test]
+    fn what_is_no_token_says_why() {
+        assert_eq!(split(b" \n"), Err(BadToken::Empty));
+        assert_eq!(split(&[0xff]), Err(BadToken::Binary));
+        assert_eq!(split(b"K10abc"), Err(BadToken::Broken));
+        assert_eq!(split(format!("K10{HASH}::server:").as_bytes()), Err(BadToken::Broken));
+        assert_eq!(split(b"a\nb"), Err(BadToken::Lines));
+    }
+
+    #[test]
+    fn words_of_a_unit_are_joined_and_unquoted() {
+        let text = "[Service]\nExecStart=/usr/local/bin/k3s \\\n    server \\\n\t'--token' \\\n\t'it'\\''s' \\\n\t--agent-token=x\nRestart=always\n";
+        let words: Vec<_> = exec_words(text);
+        let texts: Vec<_> = words.iter().map(|(w, l)| (w.as_str(), *l)).collect();
+        assert_eq!(
+            texts,
+            [("/usr/local/bin/k3s", 2), ("server", 3), ("--token", 4), ("it's", 5), ("--agent-token=x", 6)]
+        );
+        assert_eq!(
+            unit(text.as_bytes()).unwrap().token_options,
+            [("--token".to_owned(), 4), ("--agent-token".to_owned(), 6)]
+        );
+    }
+
+    #[test]
+    fn the_join_token_is_found_where_it_stands() {
+        let full = format!("K10{HASH}::server:abc");
+        let check = |text: String, line: u32, layer: &str| {
+            form_at(text.as_bytes(), line, &Evidence::at("x", "").layer(layer))
+        };
+        let want = Some(TokenForm::Full { user: "server".into() });
+        assert_eq!(check(format!("a: 1\ntoken: {full} # x\n"), 2, "config-file"), want);
+        assert_eq!(check(format!("token: \"{full}\"\n"), 1, "config-file"), want);
+        assert_eq!(check(format!("K3S_TOKEN='{full}'\n"), 1, "environment"), want);
+        assert_eq!(check(format!("ExecStart=k3s agent \\\n '--token' \\\n '{full}' \\\n"), 2, "command-line"), want);
+        assert_eq!(check(format!("ExecStart=k3s agent --token={full}\n"), 1, "command-line"), want);
+        assert_eq!(check("token: short\n".into(), 1, "config-file"), Some(TokenForm::Short));
+    }
+}

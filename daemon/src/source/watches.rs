@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use picket_checks::SYSCTL_FOLDERS;
+use picket_checks::{Catalogue, SYSCTL_FOLDERS};
 use picket_host::{Host, Kind};
 
 use super::{Seen, Source, certificates, needs};
@@ -17,8 +17,8 @@ pub struct Watches {
 
 /// What to watch on a node that looks as it was seen. To be asked again after each look: links and paths may have
 /// changed.
-pub fn watches(host: &Host, seen: &Seen) -> Watches {
-    let needs = needs(&seen.snapshot);
+pub fn watches(host: &Host, catalogue: &Catalogue, seen: &Seen) -> Watches {
+    let needs = needs(catalogue, &seen.snapshot);
     let snapshot = &seen.snapshot;
     let mut watches = Watches::default();
     let mut add = |source: Source, path: &str| watches.add(host, source, path.as_ref());
