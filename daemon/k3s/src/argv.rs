@@ -37,13 +37,12 @@ pub(crate) struct Parsed {
 pub(crate) fn config_path(start: Option<&Start>, warnings: &mut Vec<Warning>) -> Option<String> {
     const DEFAULT: &str = "/etc/rancher/k3s/config.yaml";
     let Some(start) = start else { return Some(DEFAULT.to_owned()) };
-    let named = if let Some((variable, _)) =
-        start.environment.get("K3S_CONFIG_FILE").filter(|(v, _)| !v.value.is_empty())
-    {
-        Some(variable.value.clone())
-    } else {
-        named_on_command_line(start, warnings)
-    };
+    let named =
+        if let Some((variable, _)) = start.environment.get("K3S_CONFIG_FILE").filter(|(v, _)| !v.value.is_empty()) {
+            Some(variable.value.clone())
+        } else {
+            named_on_command_line(start, warnings)
+        };
     match named {
         None => Some(DEFAULT.to_owned()),
         Some(path) if path.is_empty() || path.starts_with("http://") || path.starts_with("https://") => None,
@@ -71,7 +70,9 @@ fn named_on_command_line(start: &Start, warnings: &mut Vec<Warning>) -> Option<S
                 path: Some(path.clone()),
                 line: Some(word.line),
                 option: Some("config".to_owned()),
-                detail: format!("`{head}` does not make K3s read that file, the default one is in force; write --config"),
+                detail: format!(
+                    "`{head}` does not make K3s read that file, the default one is in force; write --config"
+                ),
             });
         }
     }
@@ -124,7 +125,11 @@ impl Parsed {
                 detail: "K3s does not know this key: a server drops it and sets nothing; correct its name".to_owned(),
             });
         } else if bad_syntax {
-            self.problem(place.0, place.1, "a key that begins with a dash or is empty: K3s does not start (bad flag syntax)");
+            self.problem(
+                place.0,
+                place.1,
+                "a key that begins with a dash or is empty: K3s does not start (bad flag syntax)",
+            );
         } else if role == Some(Role::Agent) && matches!(name, "help" | "h") {
             self.problem(place.0, place.1, "`help` makes an agent print its help and end; remove the key");
         } else {
@@ -279,7 +284,8 @@ impl Parsed {
             self.problem(place.0, place.1, detail);
         }
         if option.name == "egress-selector-mode" && !matches!(value, "agent" | "cluster" | "pod" | "disabled") {
-            let detail = "`egress-selector-mode` is none of agent, cluster, pod, disabled: K3s does not start".to_owned();
+            let detail =
+                "`egress-selector-mode` is none of agent, cluster, pod, disabled: K3s does not start".to_owned();
             self.problem(place.0, place.1, detail);
         }
     }
@@ -319,7 +325,9 @@ impl Parsed {
                     path: given.path.clone(),
                     line: given.line,
                     option: Some(old.to_owned()),
-                    detail: format!("`{old}` and `{new}` feed one list: replacing one leaves the other's values in force; keep `{new}`"),
+                    detail: format!(
+                        "`{old}` and `{new}` feed one list: replacing one leaves the other's values in force; keep `{new}`"
+                    ),
                 },
                 _ => continue,
             };

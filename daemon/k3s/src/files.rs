@@ -250,8 +250,7 @@ mod tests {
             .link("/etc/dangling", "nowhere")
             .link("/etc/loop", "loop");
         assert_eq!(files.read("/etc/x/a.yaml", 100), Ok(Some(b"a: 1".to_vec())));
-        let kinds: Vec<_> =
-            files.list("/etc").unwrap().unwrap().into_iter().map(|e| (e.name, e.kind)).collect();
+        let kinds: Vec<_> = files.list("/etc").unwrap().unwrap().into_iter().map(|e| (e.name, e.kind)).collect();
         assert_eq!(
             kinds,
             [

@@ -75,7 +75,9 @@ fn walk(files: &dyn NodeFiles, folder: &str, depth: usize, out: &mut KubeletConf
         let path = format!("{folder}/{}", entry.name);
         match entry.kind {
             EntryKind::Dir if depth < DEPTH_LIMIT => walk(files, &path, depth + 1, out),
-            EntryKind::File | EntryKind::LinkToFile if entry.name.ends_with(".conf") && out.files.len() < FILES_LIMIT => {
+            EntryKind::File | EntryKind::LinkToFile
+                if entry.name.ends_with(".conf") && out.files.len() < FILES_LIMIT =>
+            {
                 out.files.push(path);
             }
             _ => {}

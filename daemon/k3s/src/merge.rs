@@ -93,7 +93,8 @@ pub(crate) fn merge(files: &dyn NodeFiles, main: &str) -> Merged {
         match held {
             Held::One(item) => match item.node.items() {
                 Some(list) => {
-                    let items: Vec<Item> = list.iter().map(|n| Item { node: n.clone(), line: n.line, ..item.clone() }).collect();
+                    let items: Vec<Item> =
+                        list.iter().map(|n| Item { node: n.clone(), line: n.line, ..item.clone() }).collect();
                     for item in &items {
                         merged.args.push(argument(&key, item, true, &mut merged.warnings));
                     }
@@ -173,10 +174,22 @@ fn fold(
         });
     };
     if let Some(line) = document.second {
-        warn(merged, Trap::SecondDocument, line, None, "a second YAML document: K3s reads only the first; move its settings up");
+        warn(
+            merged,
+            Trap::SecondDocument,
+            line,
+            None,
+            "a second YAML document: K3s reads only the first; move its settings up",
+        );
     }
     for line in &document.merge_keys {
-        warn(merged, Trap::MergeKeyLost, *line, None, "a merge key (<<): K3s loses it, nothing of it is set; write the settings out");
+        warn(
+            merged,
+            Trap::MergeKeyLost,
+            *line,
+            None,
+            "a merge key (<<): K3s loses it, nothing of it is set; write the settings out",
+        );
     }
     let Some(root) = &document.root else { return };
     let pairs = match &*root.value {
@@ -231,9 +244,7 @@ fn lost(old: &Held, key: &str, same_file: bool, new: &Item, merged: &mut Merged)
     let (trap, detail) = if same_file {
         (Trap::DuplicateKey, "given twice in this file: the last one counts".to_owned())
     } else if key.ends_with("-arg") && dropped > 0 {
-        let detail = format!(
-            "replaces {dropped} value(s) of earlier files; write `{key}+:` to add to them instead"
-        );
+        let detail = format!("replaces {dropped} value(s) of earlier files; write `{key}+:` to add to them instead");
         (Trap::ListReplaced, detail)
     } else {
         return;

@@ -130,7 +130,8 @@ fn secret_flag(flag: &str) -> bool {
 /// A connection string without its credentials.
 pub(crate) fn redact_connection(value: &str) -> String {
     let lower = value.to_ascii_lowercase();
-    let carries = value.contains('@') || ["password", "passwd", "pwd=", "token", "secret"].iter().any(|w| lower.contains(w));
+    let carries =
+        value.contains('@') || ["password", "passwd", "pwd=", "token", "secret"].iter().any(|w| lower.contains(w));
     if !carries {
         return value.to_owned();
     }

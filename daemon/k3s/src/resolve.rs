@@ -37,9 +37,10 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         Some(path) => merge::merge(files, &path),
         None => Merged::default(),
     };
-    let role = ask.role.or_else(|| start.as_ref().and_then(Start::role).map(|(r, _)| r)).or_else(|| {
-        role_from_files(files, &merged)
-    });
+    let role = ask
+        .role
+        .or_else(|| start.as_ref().and_then(Start::role).map(|(r, _)| r))
+        .or_else(|| role_from_files(files, &merged));
     let files_understood = merged.problems.is_empty();
     problems.append(&mut merged.problems);
     warnings.append(&mut merged.warnings);
@@ -71,8 +72,7 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
             versions
                 .into_iter()
                 .map(|version| {
-                    let inputs =
-                        Inputs { files, role, version, given: &parsed.given, known: &known, host: ask.host };
+                    let inputs = Inputs { files, role, version, given: &parsed.given, known: &known, host: ask.host };
                     (version, components::components(&inputs))
                 })
                 .collect()
@@ -118,9 +118,8 @@ fn last<'a>(given: &'a [Given], name: &str) -> Option<&'a str> {
 
 /// The role, where no unit tells: from K3s' folders, then from the configuration itself.
 fn role_from_files(files: &dyn NodeFiles, merged: &Merged) -> Option<Role> {
-    let value = |names: [&str; 2]| {
-        merged.args.iter().rev().find(|a| names.contains(&a.key.as_str())).map(|a| a.value.as_str())
-    };
+    let value =
+        |names: [&str; 2]| merged.args.iter().rev().find(|a| names.contains(&a.key.as_str())).map(|a| a.value.as_str());
     let data_dir = components::data_dir(value(["data-dir", "d"]));
     if files.has_dir(&format!("{data_dir}/server")) {
         return Some(Role::Server);

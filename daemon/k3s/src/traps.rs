@@ -32,13 +32,7 @@ pub(crate) fn judge(
     warnings: &mut Vec<Warning>,
 ) {
     let mut warn = |trap, g: &Given, detail: String| {
-        warnings.push(Warning {
-            trap,
-            path: g.path.clone(),
-            line: g.line,
-            option: Some(g.name.clone()),
-            detail,
-        });
+        warnings.push(Warning { trap, path: g.path.clone(), line: g.line, option: Some(g.name.clone()), detail });
     };
     for g in given.iter().filter(|g| g.known && g.name == "kube-apiserver-arg") {
         let (name, _, value) = cut(&g.value);
@@ -56,7 +50,11 @@ pub(crate) fn judge(
                 "tls-min-version" => "port 6443 keeps its default",
                 _ => "K3s keeps its own flag beside the file",
             };
-            warn(Trap::TlsArgForm, g, format!("`{name}` in a form K3s does not recognise (`+=`, `-=` or empty): {effect}; write `{name}=…`"));
+            warn(
+                Trap::TlsArgForm,
+                g,
+                format!("`{name}` in a form K3s does not recognise (`+=`, `-=` or empty): {effect}; write `{name}=…`"),
+            );
         } else if name == "authentication-config" {
             warn(
                 Trap::AnonymousDefault,
@@ -101,7 +99,8 @@ pub(crate) fn judge(
     }
     kubelet_copies(files, &items, kubelet, problems, warnings);
     for g in given {
-        let clear = g.value.contains(REDACTED) && matches!(g.layer, Layer::ConfigFile | Layer::DropIn | Layer::CommandLine);
+        let clear =
+            g.value.contains(REDACTED) && matches!(g.layer, Layer::ConfigFile | Layer::DropIn | Layer::CommandLine);
         if clear {
             warnings.push(Warning {
                 trap: Trap::PlaintextSecret,

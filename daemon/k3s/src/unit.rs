@@ -175,7 +175,8 @@ fn drop_ins(files: &dyn NodeFiles, name: &str) -> Vec<String> {
         for dir in UNIT_DIRS {
             let Ok(Some(entries)) = files.list(&format!("{dir}/{folder}")) else { continue };
             for entry in entries {
-                if entry.name.ends_with(".conf") && matches!(entry.kind, EntryKind::File | EntryKind::LinkToFile | EntryKind::LinkToOther)
+                if entry.name.ends_with(".conf")
+                    && matches!(entry.kind, EntryKind::File | EntryKind::LinkToFile | EntryKind::LinkToOther)
                 {
                     let path = format!("{dir}/{folder}/{}", entry.name);
                     by_name.entry(entry.name).or_insert(path);
@@ -306,7 +307,9 @@ fn read_env_file(files: &dyn NodeFiles, path: &str, optional: bool, setting: &Se
         Ok(None) => start.problems.push(Problem {
             path: Some(setting.path.clone()),
             line: Some(setting.line),
-            detail: format!("environment file {path} does not exist: the unit does not start; create it or put a - before its name"),
+            detail: format!(
+                "environment file {path} does not exist: the unit does not start; create it or put a - before its name"
+            ),
         }),
         Err(reason) => start.problems.push(Problem {
             path: Some(path.to_owned()),
@@ -523,8 +526,14 @@ mod tests {
     fn drop_ins_replace_the_command_and_mask_each_other() {
         let files = MemoryFiles::new()
             .file("/usr/lib/systemd/system/k3s-edge.service", UNIT)
-            .file("/etc/systemd/system/k3s-edge.service.d/20.conf", "[Service]\nExecStart=\nExecStart=-/opt/bin/k3s agent ${X} $Y $$Z")
-            .file("/usr/lib/systemd/system/k3s-edge.service.d/20.conf", "[Service]\nExecStart=\nExecStart=/bin/false server")
+            .file(
+                "/etc/systemd/system/k3s-edge.service.d/20.conf",
+                "[Service]\nExecStart=\nExecStart=-/opt/bin/k3s agent ${X} $Y $$Z",
+            )
+            .file(
+                "/usr/lib/systemd/system/k3s-edge.service.d/20.conf",
+                "[Service]\nExecStart=\nExecStart=/bin/false server",
+            )
             .file("/run/systemd/system/k3s-.service.d/10.conf", "[Service]\nEnvironment=X=1 'Y=2 3'\n");
         let (start, _) = find(&files, Some(Role::Agent));
         let texts: Vec<_> = start.as_ref().unwrap().words.iter().map(|(w, _)| w.text.as_str()).collect();

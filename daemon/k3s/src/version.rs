@@ -49,8 +49,7 @@ impl FromStr for K3sVersion {
         if parts.next().is_some() {
             return Err(NotAVersion);
         }
-        let digits: String =
-            build.strip_prefix("k3s").unwrap_or("").chars().take_while(char::is_ascii_digit).collect();
+        let digits: String = build.strip_prefix("k3s").unwrap_or("").chars().take_while(char::is_ascii_digit).collect();
         Ok(Self { major, minor, patch, revision: digits.parse().unwrap_or(0) })
     }
 }

@@ -33,7 +33,8 @@ pub(crate) fn split_systemd(input: &[(char, u32)]) -> (Vec<Word>, bool) {
     let mut i = 0;
     while let Some(&(c, line)) = input.get(i) {
         i += 1;
-        let word = |current: &mut Option<Word>| current.get_or_insert_with(|| Word { text: String::new(), line }).text.clone();
+        let word =
+            |current: &mut Option<Word>| current.get_or_insert_with(|| Word { text: String::new(), line }).text.clone();
         match (quote, c) {
             (None, ' ' | '\t' | '\n' | '\r') => words.extend(current.take()),
             (None, '\'' | '"') => {

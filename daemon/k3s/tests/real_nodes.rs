@@ -44,9 +44,10 @@ fn compare(name: &str, ask: Ask<'_>, left_out: &[(&str, &str)]) {
     let config = effective(&files, &ask);
     assert_eq!(config.problems, [], "{name}");
     for component in COMPONENTS {
-        let ours: Option<BTreeMap<String, Vec<String>>> = config.components.get(component).map(|flags| {
-            flags.iter().map(|(n, v)| (n.clone(), v.iter().map(|v| v.value.clone()).collect())).collect()
-        });
+        let ours: Option<BTreeMap<String, Vec<String>>> = config
+            .components
+            .get(component)
+            .map(|flags| flags.iter().map(|(n, v)| (n.clone(), v.iter().map(|v| v.value.clone()).collect())).collect());
         let mut theirs = running_flags(&journal, component);
         if let Some(theirs) = &mut theirs {
             theirs.retain(|flag, _| !left_out.contains(&(component, flag.as_str())));

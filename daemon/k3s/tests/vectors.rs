@@ -19,11 +19,9 @@ struct Case {
 }
 
 fn node(files: &BTreeMap<String, String>) -> MemoryFiles {
-    files
-        .iter()
-        .fold(MemoryFiles::new().dir("/etc/rancher/k3s"), |node, (name, text)| {
-            node.file(&format!("/etc/rancher/k3s/{name}"), text.as_bytes())
-        })
+    files.iter().fold(MemoryFiles::new().dir("/etc/rancher/k3s"), |node, (name, text)| {
+        node.file(&format!("/etc/rancher/k3s/{name}"), text.as_bytes())
+    })
 }
 
 fn as_args(config: &EffectiveConfig) -> BTreeMap<&str, Vec<&str>> {

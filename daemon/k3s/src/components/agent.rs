@@ -70,7 +70,8 @@ fn kubelet(inputs: &Inputs<'_>) -> Flags {
     if let Some(address) = node_ip(inputs) {
         put(&mut d, [("node-ip", address)]);
     }
-    let provider = inputs.text("image-credential-provider-bin-dir").zip(inputs.text("image-credential-provider-config"));
+    let provider =
+        inputs.text("image-credential-provider-bin-dir").zip(inputs.text("image-credential-provider-config"));
     if let Some((folder, config)) = provider
         && inputs.files.has_dir(folder)
         && inputs.files.has_file(config)
@@ -155,7 +156,7 @@ fn node_ip(inputs: &Inputs<'_>) -> Option<String> {
     let given = inputs.split_list("node-ip");
     let ips: Vec<&str> = if given.is_empty() { host.node_ips.iter().map(String::as_str).collect() } else { given };
     let v6 = |ip: &&str| ip.contains(':');
-    let dual = ips.iter().any(|i| v6(&i)) && !ips.iter().all(|i| v6(&i));
+    let dual = ips.iter().any(|i| v6(i)) && !ips.iter().all(|i| v6(i));
     let external_cloud = inputs.role == Role::Server && inputs.on("disable-cloud-controller");
     match (ips.first(), external_cloud) {
         (None, _) => None,

@@ -39,12 +39,8 @@ pub(crate) fn cut(text: &str) -> (&str, Mode, Option<&str>) {
 
 /// The flags in force.
 pub(crate) fn get_args(defaults: &Defaults, user: &[UserArg]) -> Flags {
-    let default_value = |value: &String| FlagValue {
-        value: value.clone(),
-        path: None,
-        line: None,
-        layer: Layer::K3sDefault,
-    };
+    let default_value =
+        |value: &String| FlagValue { value: value.clone(), path: None, line: None, layer: Layer::K3sDefault };
     let mut flags: Flags = BTreeMap::new();
     for arg in user {
         let (name, mode, value) = cut(&arg.text);

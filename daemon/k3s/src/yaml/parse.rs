@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use granit_parser::{Event, Options, Parser, ScalarStyle, Tag};
+use granit_parser::{Event, Options, Parser, ScalarStyle, Span, StructureStyle, Tag};
 
 use super::{Node, Value, resolve};
 
@@ -48,32 +48,46 @@ pub(crate) struct Document {
 pub(crate) fn load(bytes: &[u8]) -> Result<Document, LoadError> {
     let text = decode(bytes)?;
     check_characters(&text)?;
-    check_list_tabs(&text)?;
+    let text = breaks(text);
     let mut options = Options::default();
     options.set_emit_comments(false);
     options.flow_nesting_limit = DEPTH_LIMIT;
     options.block_nesting_limit = DEPTH_LIMIT;
     let mut parser = Parser::new_from_str_with_options(&text, options);
     let mut builder = Builder::default();
-    loop {
-        let Some(next) = parser.next_event() else { break };
-        let (event, span) = next.map_err(|e| {
-            LoadError::at(line_of(e.marker().line()), format!("broken YAML: {}", scrub(&e.info())))
-        })?;
+    let mut tabs = Tabs::new(&text);
+    while let Some(next) = parser.next_event() {
+        let (event, span) =
+            next.map_err(|e| LoadError::at(line_of(e.marker().line()), format!("broken YAML: {}", scrub(&e.info()))))?;
         let line = line_of(span.start.line());
         match event {
             Event::DocumentStart(_, Some(version)) if (version.major, version.minor) != (1, 1) => {
+                let line = text.lines().position(|l| l.starts_with("%YAML")).map_or(line, |i| line_of(i + 1));
                 return Err(LoadError::at(line, "broken YAML: K3s takes no %YAML directive but 1.1; remove the line"));
             }
-            Event::DocumentEnd => break,
-            Event::StreamEnd => break,
-            event => builder.take(event, line)?,
+            Event::DocumentEnd | Event::StreamEnd => break,
+            event => {
+                tabs.see(&event, &span)?;
+                let empty = matches!(&event, Event::Scalar(..)) && span.is_empty();
+                if empty && builder.wants_key() && colon_alone(&text, &event, &span) {
+                    return Err(LoadError::at(line, "broken YAML: a colon without a key before it"));
+                }
+                let event = match event {
+                    // The parser gives `~` for a value that is not there.
+                    Event::Scalar(_, style, anchor, tag) if empty && style == ScalarStyle::Plain => {
+                        Event::Scalar(Cow::Borrowed(""), style, anchor, tag)
+                    }
+                    event => event,
+                };
+                builder.take(event, line)?;
+            }
         }
     }
+    tabs.finish()?;
     let second = loop {
         match parser.next_event() {
             Some(Ok((Event::DocumentStart(..), span))) => break Some(line_of(span.start.line())),
-            Some(Ok((Event::StreamEnd, _))) | Some(Err(_)) | None => break None,
+            Some(Ok((Event::StreamEnd, _)) | Err(_)) | None => break None,
             Some(Ok(_)) => {}
         }
     };
@@ -81,6 +95,108 @@ pub(crate) fn load(bytes: &[u8]) -> Result<Document, LoadError> {
         return Err(LoadError::whole("broken YAML: the document contains excessive aliasing"));
     }
     Ok(Document { root: builder.root, second, merge_keys: builder.merge_keys })
+}
+
+/// Whether a missing key stands right before its colon: go-yaml refuses that unless a `?` announced the key.
+fn colon_alone(text: &str, event: &Event<'_>, span: &Span) -> bool {
+    let Some((before, after)) = span.start.byte_offset().and_then(|o| text.split_at_checked(o)) else { return false };
+    let bare = matches!(event, Event::Scalar(_, _, 0, None));
+    bare && after.starts_with(':') && !before.trim_end().ends_with('?')
+}
+
+/// Stands for a byte order mark inside a text, which go-yaml takes and our parser does not.
+const MARK_INSIDE: char = '\u{F8FE}';
+
+/// YAML 1.1 has three more line breaks than 1.2, and takes a byte order mark anywhere.
+fn breaks(text: Cow<'_, str>) -> Cow<'_, str> {
+    const MORE: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+    let text = if text.contains(MORE) { Cow::Owned(text.replace(MORE, "\n")) } else { text };
+    if text.contains('\u{FEFF}') { Cow::Owned(text.replace('\u{FEFF}', &MARK_INSIDE.to_string())) } else { text }
+}
+
+/// go-yaml refuses tabs where a line's indentation or a list dash leads to a token.
+struct Tabs<'a> {
+    lines: Vec<&'a str>,
+    /// Open flow collections, with the line of the outermost.
+    flow: usize,
+    flow_from: usize,
+    /// Lines (from, to) inside of which tabs may lead: quoted and block texts, flow collections.
+    free: Vec<(usize, usize)>,
+    last: usize,
+}
+
+impl<'a> Tabs<'a> {
+    fn new(text: &'a str) -> Self {
+        Self { lines: text.lines().collect(), flow: 0, flow_from: 0, free: Vec::new(), last: 0 }
+    }
+
+    fn refuse<T>(line: usize) -> Result<T, LoadError> {
+        let detail = "broken YAML: found character that cannot start any token (a tab in the indentation or after a list dash); use spaces";
+        Err(LoadError::at(line_of(line), detail))
+    }
+
+    fn see(&mut self, event: &Event<'_>, span: &Span) -> Result<(), LoadError> {
+        let (from, to) = (span.start.line(), span.end.line());
+        self.last = self.last.max(to);
+        let token = match event {
+            Event::Scalar(text, style, ..) => {
+                if *style != ScalarStyle::Plain {
+                    self.free.push((from, to));
+                }
+                *style != ScalarStyle::Plain || !text.is_empty()
+            }
+            Event::SequenceStart(style, ..) | Event::MappingStart(style, ..) => {
+                let is_flow = *style == StructureStyle::Flow;
+                if is_flow || self.flow > 0 {
+                    if self.flow == 0 {
+                        self.flow_from = from;
+                    }
+                    self.flow += 1;
+                    self.flow == 1
+                } else {
+                    false
+                }
+            }
+            Event::SequenceEnd | Event::MappingEnd if self.flow > 0 => {
+                self.flow -= 1;
+                if self.flow == 0 {
+                    self.free.push((self.flow_from, to));
+                }
+                false
+            }
+            Event::Alias(_) => true,
+            _ => false,
+        };
+        let inside = self.flow > usize::from(matches!(event, Event::SequenceStart(..) | Event::MappingStart(..)));
+        if token && !inside {
+            let line = self.lines.get(from.saturating_sub(1)).copied().unwrap_or_default();
+            let mut lead = line.chars().take(span.start.col());
+            let mut tab = false;
+            if lead.all(|c| {
+                tab |= c == '\t';
+                matches!(c, ' ' | '\t' | '-' | '?')
+            }) && tab
+            {
+                return Self::refuse(from);
+            }
+        }
+        Ok(())
+    }
+
+    /// Lines that begin with a tab and hold no token of their own.
+    fn finish(&self) -> Result<(), LoadError> {
+        for (i, line) in self.lines.iter().enumerate() {
+            let number = i + 1;
+            if number > self.last.max(1) + 1 {
+                break;
+            }
+            let free = self.free.iter().any(|(from, to)| number > *from && number <= *to);
+            if line.starts_with('\t') && !free {
+                return Self::refuse(number);
+            }
+        }
+        Ok(())
+    }
 }
 
 fn line_of(line: usize) -> u32 {
@@ -134,47 +250,12 @@ fn check_characters(text: &str) -> Result<(), LoadError> {
     let mut line = 1;
     for c in text.chars() {
         let allowed = matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{7E}' | '\u{85}' | '\u{A0}'..='\u{D7FF}'
-            | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..='\u{10FFFF}')
-            && c != '\u{FEFF}';
+            | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..='\u{10FFFF}');
         if !allowed {
             return Err(LoadError::at(line_of(line), "broken YAML: control characters are not allowed"));
         }
         if c == '\n' {
             line += 1;
-        }
-    }
-    Ok(())
-}
-
-/// go-yaml refuses a tab between the dash of a list item and a value on the same line.
-fn check_list_tabs(text: &str) -> Result<(), LoadError> {
-    let mut block: Option<usize> = None;
-    for (number, line) in text.lines().enumerate() {
-        let indent = line.len() - line.trim_start_matches(' ').len();
-        let body = line.trim_start_matches(' ');
-        // The text of a block scalar is no list.
-        if let Some(parent) = block {
-            if body.is_empty() || indent > parent {
-                continue;
-            }
-            block = None;
-        }
-        let ends = body.trim_end();
-        if ends.ends_with(['|', '>']) || ends.ends_with("|-") || ends.ends_with(">-") {
-            block = Some(indent);
-        }
-        let mut rest = body;
-        while let Some(after) = rest.strip_prefix('-') {
-            if after.trim_start_matches(' ').starts_with('\t') && (after.starts_with(' ') || after.starts_with('\t')) {
-                return Err(LoadError::at(
-                    line_of(number + 1),
-                    "broken YAML: found character that cannot start any token (a tab after a list dash); use spaces",
-                ));
-            }
-            if !after.starts_with(' ') {
-                break;
-            }
-            rest = after.trim_start_matches(' ');
         }
     }
     Ok(())
@@ -219,6 +300,11 @@ impl Builder {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the next node is a key.
+    fn wants_key(&self) -> bool {
+        self.stack.last().is_some_and(|open| open.is_map && open.children.len() % 2 == 0)
     }
 
     fn open(&mut self, anchor: usize, is_map: bool, line: u32) -> Result<(), LoadError> {
@@ -269,6 +355,8 @@ impl Builder {
 }
 
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: u32) -> Result<Node, LoadError> {
+    let restored = text.contains(MARK_INSIDE).then(|| text.replace(MARK_INSIDE, "\u{FEFF}"));
+    let text = restored.as_deref().unwrap_or(text);
     let plain = style == ScalarStyle::Plain;
     let value = match tag {
         None if plain => resolve(text),
@@ -281,14 +369,52 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: u32) -> Resul
 
 /// A scalar with an explicit tag: go-yaml reads it by the usual rules and refuses what does not fit the tag.
 fn tagged(text: &str, tag: &Tag, line: u32) -> Result<Value, LoadError> {
-    let kind = tag.core_suffix().unwrap_or("");
+    let kind = tag.suffix_in_namespace("tag:yaml.org,2002:").unwrap_or_default();
+    let kind = kind.as_ref();
     let value = resolve(text);
     let fits = match (kind, &value) {
         ("int", Value::Int(_)) | ("float", Value::Float(_)) | ("bool", Value::Bool(_)) | ("null", Value::Null) => true,
         #[allow(clippy::cast_precision_loss, reason = "Go converts the same way")]
         ("float", Value::Int(int)) => return Ok(Value::Float(*int as f64)),
         ("int" | "float" | "bool" | "null", _) => false,
+        ("binary", _) => {
+            let bytes =
+                base64(text).ok_or_else(|| LoadError::at(line, "broken YAML: !!binary without valid base64"))?;
+            return Ok(Value::Text(String::from_utf8_lossy(&bytes).into_owned()));
+        }
         _ => return Ok(Value::Text(text.to_owned())),
     };
     if fits { Ok(value) } else { Err(LoadError::at(line, format!("broken YAML: the value is no !!{kind}"))) }
+}
+
+/// Standard base64 with padding, line breaks allowed, as Go decodes it.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.bytes().filter(|b| !matches!(b, b'\r' | b'\n')).collect();
+    if !digits.len().is_multiple_of(4) {
+        return None;
+    }
+    let mut out = Vec::with_capacity(digits.len() / 4 * 3);
+    let groups = digits.len() / 4;
+    for (i, group) in digits.chunks(4).enumerate() {
+        let padding = group.iter().rev().take_while(|b| **b == b'=').count();
+        if padding > 2 || (padding > 0 && i + 1 != groups) {
+            return None;
+        }
+        let mut bits = 0u32;
+        for digit in group.iter().take(4 - padding) {
+            let value = match digit {
+                b'A'..=b'Z' => digit - b'A',
+                b'a'..=b'z' => digit - b'a' + 26,
+                b'0'..=b'9' => digit - b'0' + 52,
+                b'+' => 62,
+                b'/' => 63,
+                _ => return None,
+            };
+            bits = bits << 6 | u32::from(value);
+        }
+        bits <<= 6 * padding;
+        let bytes = bits.to_be_bytes();
+        out.extend(bytes.iter().skip(1).take(3 - padding));
+    }
+    Some(out)
 }

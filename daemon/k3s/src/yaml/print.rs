@@ -74,9 +74,7 @@ pub(crate) fn to_json(node: &Node) -> serde_json::Value {
                 u64::try_from(*int).map_or(Json::Null, |big| Json::Number(big.into()))
             }
         }
-        Value::Float(float) => {
-            Number::from_f64(*float).map_or_else(|| Json::String(float_text(*float)), Json::Number)
-        }
+        Value::Float(float) => Number::from_f64(*float).map_or_else(|| Json::String(float_text(*float)), Json::Number),
         Value::Text(text) => Json::String(text.clone()),
         Value::List(items) => Json::Array(items.iter().map(to_json).collect()),
         Value::Map(pairs) => {

@@ -7,7 +7,7 @@ pub(crate) fn resolve(raw: &str) -> Value {
     let Some(first) = raw.bytes().next() else { return Value::Null };
     match first {
         b'y' | b'Y' | b'n' | b'N' | b't' | b'T' | b'f' | b'F' | b'o' | b'O' | b'~' => word(raw),
-        b'.' => special_float(raw).or_else(|| float(raw)).map_or_else(|| text(raw), Value::Float),
+        b'.' => special_float(raw).or_else(|| point_float(raw)).map_or_else(|| text(raw), Value::Float),
         b'+' | b'-' | b'0'..=b'9' => number(raw),
         _ => text(raw),
     }
@@ -33,6 +33,13 @@ fn special_float(raw: &str) -> Option<f64> {
         "-.inf" | "-.Inf" | "-.INF" => Some(f64::NEG_INFINITY),
         _ => None,
     }
+}
+
+/// A float that begins with its point: Go takes underscores between digits here.
+fn point_float(raw: &str) -> Option<f64> {
+    let digit = |i: usize| raw.as_bytes().get(i).is_some_and(u8::is_ascii_digit);
+    let between = raw.bytes().enumerate().all(|(i, b)| b != b'_' || (i > 0 && digit(i - 1) && digit(i + 1)));
+    if between { float(&raw.replace('_', "")) } else { None }
 }
 
 fn number(raw: &str) -> Value {

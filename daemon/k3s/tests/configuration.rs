@@ -1,0 +1,301 @@
+//! What a person wrote, and what K3s makes of it.
+
+use picket_k3s::{AcrossVersions, Ask, EffectiveConfig, K3sVersion, Layer, MemoryFiles, Trap, effective};
+use picket_model::Role;
+
+const MAIN: &str = "/etc/rancher/k3s/config.yaml";
+
+fn server(text: &str) -> EffectiveConfig {
+    effective(&MemoryFiles::new().file(MAIN, text), &Ask { role: Some(Role::Server), ..Ask::default() })
+}
+
+fn agent(text: &str) -> EffectiveConfig {
+    effective(&MemoryFiles::new().file(MAIN, text), &Ask { role: Some(Role::Agent), ..Ask::default() })
+}
+
+fn unit(command: &str) -> String {
+    format!("[Service]\nEnvironmentFile=-/etc/systemd/system/k3s.service.env\nExecStart=/usr/local/bin/k3s {command}\n")
+}
+
+fn with_unit(command: &str, text: &str) -> EffectiveConfig {
+    let files = MemoryFiles::new().file(MAIN, text).file("/etc/systemd/system/k3s.service", unit(command));
+    effective(&files, &Ask::default())
+}
+
+fn values(config: &EffectiveConfig, name: &str) -> Vec<String> {
+    config.values(name).iter().map(|v| v.value.clone()).collect()
+}
+
+fn traps(config: &EffectiveConfig) -> Vec<(Trap, Option<u32>)> {
+    config.warnings.iter().map(|w| (w.trap, w.line)).collect()
+}
+
+fn problems(config: &EffectiveConfig) -> Vec<(Option<u32>, &str)> {
+    config.problems.iter().map(|p| (p.line, p.detail.as_str())).collect()
+}
+
+#[test]
+fn layers_and_their_order() {
+    let files = MemoryFiles::new()
+        .file(MAIN, "token: a\ndata-dir: /data/\ntls-san: x\nwrite-kubeconfig-mode: \"0600\"\n")
+        .file("/etc/rancher/k3s/config.yaml.d/10.yaml", "tls-san+: [w]\nnode-name: n1\n")
+        .file("/etc/systemd/system/k3s.service", unit("server --tls-san z --node-name=n2 --debug"))
+        .file(
+            "/etc/systemd/system/k3s.service.env",
+            "K3S_TOKEN='b'\nK3S_KUBECONFIG_OUTPUT='/k.yaml'\nK3S_NODE_NAME=n0\n",
+        );
+    let config = effective(&files, &Ask::default());
+    assert_eq!(config.role, Some(Role::Server));
+    assert_eq!(problems(&config), []);
+    assert_eq!(values(&config, "tls-san"), ["x", "w", "z"], "the command line adds to lists");
+    let layers: Vec<_> = config.values("tls-san").iter().map(|v| v.layer).collect();
+    assert_eq!(layers, [Layer::ConfigFile, Layer::DropIn, Layer::CommandLine]);
+    assert_eq!(config.option("node-name").unwrap().value, "n2");
+    assert_eq!(values(&config, "token"), ["<redacted>"], "a variable counts only where nothing else is set");
+    let output = config.option("write-kubeconfig").unwrap();
+    assert_eq!((output.layer, output.line), (Layer::Environment, Some(2)));
+    assert_eq!(config.data_dir(), "/data");
+    assert_eq!(config.option_or_default("cluster-domain").as_deref(), Some("cluster.local"));
+    assert!(config.bool_option("debug") && config.bool_option("tls-san-security"));
+}
+
+#[test]
+fn no_secret_leaves() {
+    let files = MemoryFiles::new()
+        .file(
+            MAIN,
+            "token: s3cr3t-1\nagent-token: s3cr3t-2\ndatastore-endpoint: postgres://u:s3cr3t-3@h/db\ntokens: s3cr3t-4\n\
+             vpn-auth: name=tailscale,joinKey=s3cr3t-5\netcd-s3-secret-key: s3cr3t-6\nbroken: [s3cr3t-7\n",
+        )
+        .file("/etc/systemd/system/k3s.service", unit("server --token s3cr3t-8 --etcd-s3-session-token=s3cr3t-9"))
+        .file("/etc/systemd/system/k3s.service.env", "K3S_AGENT_TOKEN=s3cr3t-10\nnot a name=s3cr3t-11\n");
+    for files in
+        [files.clone(), files.file(MAIN, "token: s3cr3t-1\nagent-token: 123456s3cr3t\ntoken=s3cr3t-2: s3cr3t-3\n")]
+    {
+        let config = effective(&files, &Ask::default());
+        let json = serde_json::to_string(&config).unwrap() + &format!("{config:?}");
+        assert!(!json.contains("s3cr3t"), "{json}");
+        assert!(json.contains("<redacted>"));
+    }
+}
+
+#[test]
+fn unknown_keys_on_either_role() {
+    let config = server("secret-encryption: true\nprotect_kernel_defaults: true\ndebug: true\n");
+    assert_eq!(problems(&config), []);
+    assert_eq!(traps(&config), [(Trap::UnknownKey, Some(1)), (Trap::UnknownKey, Some(2))]);
+    assert!(!config.options["secret-encryption"][0].known && config.options["debug"][0].known);
+    assert!(config.option("secret-encryption").is_none());
+
+    let config = agent("write-kubeconfig-mode: 644\nserver: https://h:6443\n");
+    assert_eq!(config.problems.len(), 1);
+    assert_eq!(config.problems[0].line, Some(1));
+
+    // The filter looks at the first word after the program only.
+    let config = with_unit("--debug server", "typo: 1\n");
+    assert_eq!(config.problems.len(), 1);
+}
+
+#[test]
+fn what_k3s_refuses() {
+    for (text, line) in [
+        ("a: 1\n b: 2\n", 2),
+        ("- a\n", 1),
+        ("just text\n", 1),
+        ("%YAML 1.2\n---\na: 1\n", 1),
+        ("debug: maybe\n", 1),
+        ("debug:\n", 1),
+        ("a: 1\nhttps-listen-port: 1e6\n", 2),
+        ("etcd-s3-timeout: 5\n", 1),
+        ("token: x\nt: y\n", 2),
+        ("--debug: true\n", 1),
+        ("egress-selector-mode: off\n", 1),
+        ("kube-apiserver-arg:\n- tls-cipher-suites\n", 2),
+        ("kubelet-arg:\n- config=/nowhere\n", 2),
+        ("a:\n-\tb\n", 2),
+        ("a: *nothing\n", 1),
+        ("a: &a [*a]\n", 1),
+        ("<<: text\n", 1),
+    ] {
+        let config = server(text);
+        assert!(!config.problems.is_empty(), "{text:?}");
+        assert_eq!(config.problems[0].line, Some(line), "{text:?}: {:?}", config.problems);
+        assert_eq!(config.problems[0].path.as_deref(), Some(MAIN));
+    }
+    let bad = effective(&MemoryFiles::new().file(MAIN, b"a: 1\n# \xff\n".to_vec()), &Ask::default());
+    assert_eq!(problems(&bad)[0].0, Some(2));
+    assert!(bad.options.is_empty() && bad.components.is_empty());
+    let large = effective(&MemoryFiles::new().file(MAIN, vec![b'#'; 2 << 20]), &Ask::default());
+    assert_eq!(large.problems.len(), 1);
+}
+
+#[test]
+fn alias_bombs_and_depth_are_bounded() {
+    let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for i in 1..40 {
+        let before = i - 1;
+        bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{before}"); 10].join(", "));
+    }
+    assert!(problems(&server(&bomb))[0].1.contains("aliasing"));
+    let deep = format!("a: {}", "[".repeat(100_000));
+    assert_eq!(server(&deep).problems.len(), 1);
+}
+
+#[test]
+fn links_among_drop_ins() {
+    let base = MemoryFiles::new().file(MAIN, "secrets-encryption: true\n").dir("/somewhere");
+    let ask = Ask { role: Some(Role::Server), ..Ask::default() };
+    let dangling = effective(&base.clone().link("/etc/rancher/k3s/config.yaml.d/x.yaml", "/gone"), &ask);
+    assert!(dangling.options.is_empty() && dangling.problems.len() == 1);
+    assert_eq!(traps(&dangling), [(Trap::DanglingDropIn, None)]);
+    let folder = effective(&base.clone().link("/etc/rancher/k3s/config.yaml.d/x.yml", "/somewhere"), &ask);
+    assert_eq!(folder.problems.len(), 1);
+    let good = effective(
+        &base.link("/etc/rancher/k3s/config.yaml.d/x.yaml", "/opt/real").file("/opt/real", "debug: true"),
+        &ask,
+    );
+    assert!(good.problems.is_empty() && good.bool_option("debug"));
+    assert_eq!(good.option("debug").unwrap().path.as_deref(), Some("/etc/rancher/k3s/config.yaml.d/x.yaml"));
+}
+
+#[test]
+fn traps_of_the_files() {
+    for (text, trap, line) in [
+        ("<<: {debug: true}\ntoken: x\n", Trap::MergeKeyLost, 1),
+        ("tls-san:\n- - a\n  - b\n", Trap::NestedList, 2),
+        ("kubelet-arg:\n- event-qps: 0\n", Trap::MapValue, 2),
+        ("token: 12345678901234567890123\n", Trap::NumericToken, 1),
+        ("write-kubeconfig-mode: 0644\n", Trap::OctalMode, 1),
+        ("node-name: n\n", Trap::ScalarReread, 1),
+        ("kube-controller-arg: [a=1]\nkube-controller-manager-arg: [a=2]\n", Trap::OldAndNewName, 1),
+        ("kubelet-arg: [protect-kernel-defaults, read-only-port=10255]\n", Trap::KubeletArgSwallowed, 1),
+        ("kube-apiserver-arg:\n- enable-admission-plugins=EventRateLimit\n", Trap::DefaultDropped, 2),
+        ("kube-apiserver-arg:\n- tls-cipher-suites+=X\n", Trap::TlsArgForm, 2),
+        ("kube-apiserver-arg:\n- authentication-config=/a.yaml\n", Trap::AnonymousDefault, 2),
+        ("token: abc\n", Trap::PlaintextSecret, 1),
+        ("debug: true\n---\ndebug: false\n", Trap::SecondDocument, 2),
+        ("debug: true\ndebug: false\n", Trap::DuplicateKey, 2),
+    ] {
+        let config = server(text);
+        assert_eq!(config.problems, [], "{text:?}");
+        assert!(traps(&config).contains(&(trap, Some(line))), "{text:?}: {:?}", config.warnings);
+    }
+    let quiet = server(
+        "kube-apiserver-arg:\n- enable-admission-plugins=NodeRestriction,EventRateLimit\n- profiling=false\nwrite-kubeconfig-mode: \"0600\"\n",
+    );
+    assert_eq!(traps(&quiet), []);
+}
+
+#[test]
+fn a_drop_in_without_plus() {
+    let files = MemoryFiles::new()
+        .file(MAIN, "kube-apiserver-arg:\n- audit-log-path=/a\n- audit-policy-file=/p\n")
+        .file("/etc/rancher/k3s/config.yaml.d/50.yaml", "# later\nkube-apiserver-arg:\n- oidc-issuer-url=https://i\n");
+    let config = effective(&files, &Ask { role: Some(Role::Server), ..Ask::default() });
+    let warning = &config.warnings[0];
+    assert_eq!((warning.trap, warning.line), (Trap::ListReplaced, Some(2)));
+    assert_eq!(warning.path.as_deref(), Some("/etc/rancher/k3s/config.yaml.d/50.yaml"));
+    assert!(config.flag("kube-apiserver", "audit-log-path").is_empty());
+}
+
+#[test]
+fn traps_of_the_command_line() {
+    let config = with_unit("server --debug false --token x", "");
+    assert!(config.bool_option("debug") && config.option("token").is_none());
+    assert_eq!(traps(&config), [(Trap::OptionsIgnored, Some(3))]);
+
+    let config = with_unit("server -config /other.yaml", "debug: true\n");
+    assert!(config.bool_option("debug"));
+    assert_eq!(traps(&config)[0].0, Trap::ConfigNotRead);
+
+    let config = with_unit("server -t x", "token: y\n");
+    assert_eq!(config.problems.len(), 1);
+    let config = with_unit("server --no-such-thing", "");
+    assert_eq!(config.problems.len(), 1);
+}
+
+#[test]
+fn another_configuration_file() {
+    let files = MemoryFiles::new()
+        .file(MAIN, "debug: true\n")
+        .file("/x.yaml", "node-name: named\n")
+        .file("/x.yaml.d/a.yaml", "cluster-domain: d\n")
+        .file("/env.yaml", "node-name: from-env\n")
+        .file("/etc/systemd/system/k3s.service", unit("server --config=/x.yaml"));
+    let config = effective(&files, &Ask::default());
+    assert!(!config.bool_option("debug"));
+    assert_eq!(config.option("node-name").unwrap().value, "named");
+    assert_eq!(config.option("cluster-domain").unwrap().value, "d");
+    let files = files.file("/etc/systemd/system/k3s.service.env", "K3S_CONFIG_FILE=/env.yaml\n");
+    assert_eq!(effective(&files, &Ask::default()).option("node-name").unwrap().value, "from-env");
+}
+
+#[test]
+fn the_role_without_a_unit() {
+    let role = |files: MemoryFiles| effective(&files, &Ask::default()).role;
+    assert_eq!(role(MemoryFiles::new()), None);
+    assert_eq!(role(MemoryFiles::new().dir("/var/lib/rancher/k3s/agent")), Some(Role::Agent));
+    assert_eq!(
+        role(MemoryFiles::new().dir("/var/lib/rancher/k3s/agent").dir("/var/lib/rancher/k3s/server")),
+        Some(Role::Server)
+    );
+    assert_eq!(role(MemoryFiles::new().file(MAIN, "data-dir: /d").dir("/d/agent")), Some(Role::Agent));
+    assert_eq!(role(MemoryFiles::new().file(MAIN, "debug: true")), Some(Role::Server));
+    assert_eq!(role(MemoryFiles::new().file(MAIN, "server: https://h:6443")), None);
+}
+
+#[test]
+fn versions_that_differ_say_so() {
+    let config = server("kube-apiserver-arg: [authentication-config=/a]\n");
+    assert!(
+        matches!(config.flag_across("kube-apiserver", "anonymous-auth"), AcrossVersions::Differs(runs) if runs.len() > 1)
+    );
+    assert!(config.flag("kube-apiserver", "anonymous-auth").is_empty());
+    assert!(
+        matches!(config.flag_across("kube-apiserver", "profiling"), AcrossVersions::Same(v) if v[0].value == "false")
+    );
+    let ask = Ask { role: Some(Role::Agent), version: Some(K3sVersion::new(1, 31, 4)), ..Ask::default() };
+    let old = effective(&MemoryFiles::new().file(MAIN, "protect-kernel-defaults: true\n"), &ask);
+    let flag = |n: &str| old.flag("kubelet", n).first().map(|f| f.value.clone());
+    assert_eq!(flag("anonymous-auth").as_deref(), Some("false"));
+    assert_eq!(flag("protect-kernel-defaults").as_deref(), Some("true"));
+    assert_eq!(flag("config-dir"), None);
+}
+
+#[test]
+fn the_kubelets_folder_is_merged_in_walk_order() {
+    let folder = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
+    let files = MemoryFiles::new()
+        .file(&format!("{folder}/00-k3s-defaults.conf"), "authentication:\n  anonymous:\n    enabled: false\n  webhook: {enabled: true}\nclusterDNS: [a, b]\nprotectKernelDefaults: true\n")
+        .file(&format!("{folder}/50-weaken.conf"), "authentication: {anonymous: {enabled: true}}\nclusterDNS: [c]\nprotectKernelDefaults: null\n")
+        .file(&format!("{folder}/60.conf.bak"), "readOnlyPort: 10255\n")
+        .file(&format!("{folder}/20-cli-config-dir/x.conf"), "podPidsLimit: 100\n");
+    let config = effective(&files, &Ask { role: Some(Role::Agent), ..Ask::default() });
+    let kubelet = config.kubelet_config.clone().unwrap();
+    assert_eq!(
+        kubelet,
+        serde_json::json!({"authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": true}}, "clusterDNS": ["c"], "podPidsLimit": 100})
+    );
+    assert_eq!(traps(&config), [(Trap::StaleKubeletCopy, None)]);
+}
+
+#[test]
+fn the_json_contract() {
+    let files = MemoryFiles::new()
+        .file(MAIN, "debug: true\ntypo: 1\nkube-scheduler-arg: [v=3]\n")
+        .dir("/var/lib/rancher/k3s/server");
+    let json = serde_json::to_value(effective(&files, &Ask::default())).unwrap();
+    assert_eq!(json["role"], "server");
+    assert_eq!(json["version"], serde_json::Value::Null);
+    assert_eq!(
+        json["options"]["debug"],
+        serde_json::json!([{"value": "true", "path": MAIN, "line": 1, "layer": "config-file", "known": true}])
+    );
+    assert_eq!(json["options"]["typo"][0]["known"], false);
+    assert_eq!(
+        json["components"]["kube-scheduler"]["v"],
+        serde_json::json!([{"value": "3", "path": MAIN, "line": 3, "layer": "config-file"}])
+    );
+    assert_eq!(json["components"]["kube-scheduler"]["profiling"][0]["layer"], "k3s-default");
+    assert_eq!(json["problems"], serde_json::json!([]));
+}
