@@ -22,6 +22,13 @@ pub struct SetAside {
 /// # Errors
 /// [`OpenError`]; for [`OpenError::Damaged`] see [`set_aside`].
 pub fn open(path: &Path, settings: DiskSettings) -> Result<SledStore, OpenError> {
+    let attempts = Attempts::begin(path)?;
+    let opened = open_once(path, settings);
+    attempts.end();
+    opened
+}
+
+fn open_once(path: &Path, settings: DiskSettings) -> Result<SledStore, OpenError> {
     let engine = match SledEngine::open(path, settings) {
         // A snapshot that was cut off while being written makes sled refuse. It is not needed: the log holds it all.
         Err(sled::Error::Corruption { .. }) if drop_unfinished_snapshots(path)? => SledEngine::open(path, settings),
@@ -53,6 +60,7 @@ pub fn open_or_set_aside(
         Ok(store) => Ok((store, None)),
         Err(reason) if reason.is_damage() => {
             let moved_to = set_aside(path, now).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+            Attempts::of(path).end();
             Ok((open(path, settings)?, Some(SetAside { moved_to, reason })))
         }
         Err(other) => Err(other),
@@ -78,6 +86,44 @@ pub fn set_aside(path: &Path, now: Timestamp) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::other("no free name for the damaged store"))
+}
+
+/// Openings that did not come to an end. sled may abort the process on a damaged file; the service manager starts it
+/// again, and without a count that would go on for ever.
+struct Attempts {
+    file: PathBuf,
+}
+
+impl Attempts {
+    /// So many openings in a row may be cut off, by a kill or a power loss, before the store counts as damaged.
+    const MOST: u32 = 3;
+
+    fn of(path: &Path) -> Self {
+        let mut file = path.as_os_str().to_owned();
+        file.push(".opening");
+        Self { file: file.into() }
+    }
+
+    fn begin(path: &Path) -> Result<Self, OpenError> {
+        let attempts = Self::of(path);
+        let before =
+            std::fs::read_to_string(&attempts.file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        if before >= Self::MOST {
+            let source = format!("{before} attempts to open it did not come to an end").into();
+            return Err(OpenError::Damaged { path: path.to_owned(), source });
+        }
+        let failed = |source| OpenError::Io { path: path.to_owned(), source };
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        std::fs::write(&attempts.file, (before + 1).to_string()).map_err(failed)?;
+        Ok(attempts)
+    }
+
+    fn end(self) {
+        // A file that stays counts one attempt too many, and the next opening that succeeds removes it.
+        drop(std::fs::remove_file(self.file));
+    }
 }
 
 /// Sets `snap.*.generating` aside. True if there was one.
