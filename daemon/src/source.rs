@@ -143,12 +143,12 @@ fn selinux(host: &Host) -> Observation<bool> {
     }
 }
 
-/// What was read, or absent, or the reason.
-pub(crate) fn observation<T>(path: &str, result: Result<T, ReadError>) -> Observation<T> {
+/// What was read, or absent, or the reason. The path is not repeated in it: whoever judges names it.
+pub(crate) fn observation<T>(result: Result<T, ReadError>) -> Observation<T> {
     match result {
         Ok(value) => Observation::from(value),
         Err(ReadError::Absent) => Observation::Absent,
-        Err(reason) => Observation::unreadable(format!("{path}: {reason}")),
+        Err(reason) => Observation::unreadable(reason.to_string()),
     }
 }
 
@@ -164,9 +164,9 @@ pub(crate) fn parsed<T, E: std::fmt::Display>(
             let bytes = zeroize::Zeroizing::new(content.bytes);
             match parse(&bytes, content.meta.mtime) {
                 Ok(value) => Observation::from(value),
-                Err(reason) => Observation::unreadable(format!("{path}: {reason}")),
+                Err(reason) => Observation::unreadable(reason.to_string()),
             }
         }
-        Err(reason) => observation(path, Err(reason)),
+        Err(reason) => observation(Err(reason)),
     }
 }

@@ -153,8 +153,15 @@ fn time_is_that_of_at() {
     let node = Node::new(Profile::DefaultServer);
     let expired = scan_at(node.sample.root(), "2028-01-01T00:00:00Z");
     let row = |report: &Report| {
-        report.verdicts.iter().find(|v| v.subject == format!("{TLS}/client-admin.crt#0") && v.observed.contains("days left")
-            || v.subject == format!("{TLS}/client-admin.crt#0") && v.observed.contains("expired")).cloned().unwrap()
+        report
+            .verdicts
+            .iter()
+            .find(|v| {
+                v.subject == format!("{TLS}/client-admin.crt#0") && v.observed.contains("days left")
+                    || v.subject == format!("{TLS}/client-admin.crt#0") && v.observed.contains("expired")
+            })
+            .cloned()
+            .unwrap()
     };
     assert_eq!(row(&node.scan()).status, Status::Pass);
     let late = row(&expired);
@@ -173,7 +180,8 @@ fn unknown_because(path: &str, make: impl FnOnce(&Path), reason: &str) {
         .filter(|v| v.subject.starts_with(path) || v.observed.contains(path))
         .filter(|v| v.status == Status::Unknown && v.observed.contains(reason))
         .collect();
-    let all: Vec<_> = report.verdicts.iter().filter(|v| v.subject.starts_with(path) || v.observed.contains(path)).collect();
+    let all: Vec<_> =
+        report.verdicts.iter().filter(|v| v.subject.starts_with(path) || v.observed.contains(path)).collect();
     assert!(!found.is_empty(), "{path}: no verdict says {reason:?}, but\n{all:#?}");
 }
 
@@ -219,16 +227,17 @@ fn a_link_out_of_the_root_finds_nothing_there() {
 
 #[test]
 fn a_broken_config_is_not_judged_by_what_it_might_have_said() {
-    for (bad, reason) in [
-        ("write-kubeconfig-mode: \"0600\n", "config.yaml"),
-        ("- a\n- b\n", "config.yaml"),
-        ("a: [\n", "config.yaml"),
-    ] {
+    for (bad, reason) in
+        [("write-kubeconfig-mode: \"0600\n", "config.yaml"), ("- a\n- b\n", "config.yaml"), ("a: [\n", "config.yaml")]
+    {
         let node = Node::new(Profile::HardenedServer);
         node.sample.write("/etc/rancher/k3s/config.yaml", bad).unwrap();
         let report = node.scan();
-        let of_flags: Vec<_> =
-            report.verdicts.iter().filter(|v| v.control.starts_with("apiserver-") && v.status == Status::Pass).collect();
+        let of_flags: Vec<_> = report
+            .verdicts
+            .iter()
+            .filter(|v| v.control.starts_with("apiserver-") && v.status == Status::Pass)
+            .collect();
         assert!(of_flags.is_empty(), "{bad:?}: {of_flags:#?}");
         assert!(report.verdicts.iter().any(|v| v.status == Status::Unknown && v.observed.contains(reason)));
     }

@@ -95,7 +95,12 @@ fn items(ctx: Context<'_>, control: &Control) -> Vec<(String, Vec<Found>)> {
     match control.source {
         Source::Etcd => control.what.iter().filter_map(|what| etcd_item(ctx, what)).collect(),
         Source::Kubelet => kubelet_items(ctx, control),
-        Source::K3s => control.what.iter().filter_map(|what| option_item(ctx, what)).collect(),
+        Source::K3s => {
+            // Where one option decides, the others are named as evidence for a person.
+            let key = control.expected.list(Modifier::Key);
+            let all = control.what.iter().filter_map(|what| option_item(ctx, what));
+            all.filter(|(name, _)| key.is_empty() || key.contains(name)).collect()
+        }
         _ => {
             let component = control.source.component().unwrap_or_default();
             let flags: Vec<&String> = control.what.iter().filter(|w| w.starts_with("--")).collect();

@@ -89,8 +89,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
         None => crate::source::config::data_dir(&host),
     };
     let at = host.now();
-    let catalogue =
-        Catalogue::built_in().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
+    let catalogue = Catalogue::built_in().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
     let needs = Needs::of(&catalogue, &data_dir, &[]);
     let mut certificates = Certificates { schema: "picket.certs/v1", at, certificates: vec![], unreadable: vec![] };
     for (file, seen) in certificates::read_all(&host, &needs, &data_dir) {
@@ -147,7 +146,7 @@ fn table(certificates: &Certificates, style: Style, out: &mut dyn Write) -> std:
     }
     table::print(&table, out)?;
     for bad in &certificates.unreadable {
-        writeln!(out, "not read: {}", printable(&bad.reason))?;
+        writeln!(out, "not read: {}: {}", printable(&bad.file), printable(&bad.reason))?;
     }
     if certificates.certificates.is_empty() && certificates.unreadable.is_empty() {
         writeln!(out, "no certificates found: is K3s installed here, and is this its data dir?")?;

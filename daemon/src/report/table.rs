@@ -73,11 +73,8 @@ pub(super) fn scan(report: &Report, style: Style, out: &mut dyn Write) -> io::Re
     let name = if node.info.hostname.is_empty() { "(no host name)" } else { &node.info.hostname };
     writeln!(out, "{}  {role}  {version}  {}", printable(name), node.at)?;
 
-    let mut rows: Vec<&Verdict> = report
-        .verdicts
-        .iter()
-        .filter(|v| matches!(v.status, Status::Fail | Status::Unknown))
-        .collect();
+    let mut rows: Vec<&Verdict> =
+        report.verdicts.iter().filter(|v| matches!(v.status, Status::Fail | Status::Unknown)).collect();
     rows.sort_by(|a, b| {
         (b.status.weight(), b.severity).cmp(&(a.status.weight(), a.severity)).then_with(|| a.control.cmp(&b.control))
     });

@@ -29,7 +29,7 @@ pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snaps
                     Observation::from(facts)
                 }
                 Err(ReadError::Absent) => Observation::Absent,
-                Err(reason) => Observation::unreadable(format!("{path}: {reason}")),
+                Err(reason) => Observation::unreadable(reason.to_string()),
             };
             (path.clone(), seen)
         })

@@ -136,9 +136,7 @@ pub fn from_kubeconfig(bytes: &[u8]) -> Result<Vec<Certificate>, BadCertificate>
             if value.is_empty() {
                 continue;
             }
-            let pem = STANDARD
-                .decode(value)
-                .map_err(|_| BadCertificate::Embedded { key, line: number + 1 })?;
+            let pem = STANDARD.decode(value).map_err(|_| BadCertificate::Embedded { key, line: number + 1 })?;
             for mut certificate in from_pem(&pem, CertSource::Kubeconfig)? {
                 certificate.facts.index = u32::try_from(found.len()).unwrap_or(u32::MAX);
                 found.push(certificate);
@@ -338,7 +336,7 @@ pub fn read_all(host: &Host, needs: &Needs, data_dir: &str) -> BTreeMap<String, 
         let matches = host.glob(pattern);
         for problem in matches.problems.iter().filter(|p| !p.reason.is_absent()) {
             let path = problem.path.to_string_lossy().into_owned();
-            found.insert(path.clone(), super::observation(&path, Err(problem.reason.clone())));
+            found.insert(path, super::observation(Err(problem.reason.clone())));
         }
         for path in matches.paths.iter().filter_map(|p| p.to_str()) {
             let seen = super::parsed(host, path, LARGEST, |bytes, _| {

@@ -109,7 +109,9 @@ fn process(host: &Host, snapshot: &mut Snapshot) -> Option<K3sProcess> {
     let (started, process) = match host.k3s_process() {
         Ok(Some(process)) => (Observation::from(process.started), Some(process)),
         Ok(None) => (Observation::Absent, None),
-        Err(ReadError::NotHere(_)) => (Observation::unreadable("a folder that stands for a node has no processes"), None),
+        Err(ReadError::NotHere(_)) => {
+            (Observation::unreadable("a folder that stands for a node has no processes"), None)
+        }
         Err(reason) => (Observation::unreadable(format!("/proc: {reason}")), None),
     };
     snapshot.k3s_started_at = started;

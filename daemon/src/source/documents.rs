@@ -58,7 +58,7 @@ fn kubelet_dropins(host: &Host, folder: &str) -> BTreeMap<String, Observation<se
     let mut found = BTreeMap::new();
     for problem in matches.problems.iter().filter(|p| !p.reason.is_absent()) {
         let path = problem.path.to_string_lossy().into_owned();
-        found.insert(path.clone(), observation(&path, Err(problem.reason.clone())));
+        found.insert(path, observation(Err(problem.reason.clone())));
     }
     for path in matches.paths.iter().filter_map(|p| p.to_str()).filter(|p| p.ends_with(".conf")).take(MOST_DROPINS) {
         if host.stat(path.as_ref()).is_ok_and(|meta| meta.kind == picket_host::Kind::Folder) {

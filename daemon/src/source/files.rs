@@ -34,7 +34,7 @@ fn look(host: &Host, pattern: &FilePattern, snapshot: &mut Snapshot) {
         if let Some(path) = problem.path.to_str() {
             let seen = match &problem.reason {
                 ReadError::TooLarge { .. } => Observation::from(Folder { complete: false }),
-                other => observation(path, Err(other.clone())),
+                other => observation(Err(other.clone())),
             };
             snapshot.folders.insert(path.to_owned(), seen);
         }
@@ -54,8 +54,8 @@ fn folder(host: &Host, path: &str, snapshot: &mut Snapshot) {
     }
     let seen = match host.stat(path.as_ref()) {
         Ok(meta) if meta.kind == Kind::Folder => Observation::from(Folder { complete: true }),
-        Ok(meta) => Observation::unreadable(format!("{path}: {}", ReadError::NotRegular(meta.kind))),
-        Err(reason) => observation(path, Err(reason)),
+        Ok(meta) => Observation::unreadable(ReadError::NotRegular(meta.kind).to_string()),
+        Err(reason) => observation(Err(reason)),
     };
     snapshot.folders.insert(path.to_owned(), seen);
 }
@@ -66,7 +66,7 @@ fn file(host: &Host, path: &Path, snapshot: &mut Snapshot) {
     if snapshot.files.contains_key(name) {
         return;
     }
-    let seen = observation(name, host.lstat(path).map(|meta| facts(host, path, &meta)));
+    let seen = observation(host.lstat(path).map(|meta| facts(host, path, &meta)));
     snapshot.files.insert(name.to_owned(), seen);
 }
 
@@ -78,11 +78,11 @@ pub(crate) fn facts(host: &Host, path: &Path, meta: &Meta) -> FileMeta {
         let end = trail.end.to_string_lossy().into_owned();
         match trail.outcome {
             Ok(_) => {
-                let meta = observation(&end, host.lstat(&trail.end).map(|m| Box::new(plain(&m))));
+                let meta = observation(host.lstat(&trail.end).map(|m| Box::new(plain(&m))));
                 LinkTarget { text, path: Some(end), meta }
             }
             Err(ReadError::Absent) => LinkTarget { text, path: None, meta: Observation::Absent },
-            Err(reason) => LinkTarget { text, path: None, meta: observation(&end, Err(reason)) },
+            Err(reason) => LinkTarget { text, path: None, meta: observation(Err(reason)) },
         }
     });
     FileMeta { link, ..plain(meta) }

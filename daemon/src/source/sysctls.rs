@@ -13,14 +13,7 @@ const MOST_FILES: usize = 1024;
 
 /// Reads every live parameter the controls need.
 pub fn observe_live(host: &Host, needs: &Needs, snapshot: &mut Snapshot) {
-    snapshot.sysctls = needs
-        .sysctls
-        .iter()
-        .map(|key| {
-            let path = as_path(key);
-            (key.clone(), observation(&format!("/proc/sys/{path}"), host.sysctl(&path)))
-        })
-        .collect();
+    snapshot.sysctls = needs.sysctls.iter().map(|key| (key.clone(), observation(host.sysctl(&as_path(key))))).collect();
 }
 
 /// A key with dots as a path; dots and slashes change places, as in `net.ipv4.conf.eth0/100.forwarding`.

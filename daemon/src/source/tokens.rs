@@ -169,10 +169,16 @@ fn join_token(host: &Host, snapshot: &Snapshot) -> Observation<JoinToken> {
         };
     };
     if let Some(file) = config.option("token-file").filter(|s| !s.value.is_empty()) {
-        return parsed(host, &file.value, LARGEST, |bytes, _| {
+        let token = parsed(host, &file.value, LARGEST, |bytes, _| {
             let (form, _) = split(bytes)?;
             Ok::<_, BadToken>(JoinToken { form, evidence: file.evidence.clone() })
         });
+        return match token {
+            // K3s waits four minutes for this file and then gives up: it has to be there.
+            Observation::Absent => Observation::unreadable(format!("{}: no such file", file.value)),
+            Observation::Unreadable { reason } => Observation::unreadable(format!("{}: {reason}", file.value)),
+            found @ Observation::Value { .. } => found,
+        };
     }
     let Some(setting) = config.option("token") else { return Observation::Absent };
     let evidence = setting.evidence.clone();
@@ -195,9 +201,9 @@ fn form_at(bytes: &[u8], line: u32, evidence: &Evidence) -> Option<TokenForm> {
     let index = usize::try_from(line).ok()?.checked_sub(1)?;
     let token = if evidence.layer.as_deref() == Some("command-line") {
         let words = exec_words(text);
-        let at = words
-            .iter()
-            .position(|(word, at)| *at >= line && matches!(word.split('=').next(), Some("--token" | "-t" | "--agent-token")));
+        let at = words.iter().position(|(word, at)| {
+            *at >= line && matches!(word.split('=').next(), Some("--token" | "-t" | "--agent-token"))
+        });
         match at {
             Some(at) => {
                 let (word, _) = words.get(at)?;
@@ -222,7 +228,6 @@ fn form_at(bytes: &[u8], line: u32, evidence: &Evidence) -> Option<TokenForm> {
     let token = zeroize::Zeroizing::new(token);
     split(token.as_bytes()).ok().map(|(form, _)| form)
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -270,9 +275,8 @@ mod tests {
     #[test]
     fn the_join_token_is_found_where_it_stands() {
         let full = format!("K10{HASH}::server:abc");
-        let check = |text: String, line: u32, layer: &str| {
-            form_at(text.as_bytes(), line, &Evidence::at("x", "").layer(layer))
-        };
+        let check =
+            |text: String, line: u32, layer: &str| form_at(text.as_bytes(), line, &Evidence::at("x", "").layer(layer));
         let want = Some(TokenForm::Full { user: "server".into() });
         assert_eq!(check(format!("a: 1\ntoken: {full} # x\n"), 2, "config-file"), want);
         assert_eq!(check(format!("token: \"{full}\"\n"), 1, "config-file"), want);
