@@ -1,6 +1,6 @@
 //! From events to detections: which rule matches, and when a match is news.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -99,6 +99,24 @@ pub struct Detector {
     counters: Counters,
     /// Rules that forget a look-up when its name is then created.
     forgetting: Vec<usize>,
+    reasons: Option<HashMap<Place, Vec<Reason>>>,
+}
+
+/// A field that made a rule match.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// Name of the field, see FIELDS.md.
+    pub field: String,
+    /// Its value, where that can hold no secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+/// What tells one detection of a run from the others.
+type Place = (String, String, String, u64);
+
+fn place(detection: &Detection) -> Place {
+    (detection.rule.clone(), detection.audit_id.clone(), detection.file.clone(), detection.line)
 }
 
 /// The detector's memory as it is stored.
@@ -142,6 +160,7 @@ impl Detector {
             now: i64::MIN,
             counters: Counters::default(),
             forgetting,
+            reasons: None,
         }
     }
 
@@ -183,7 +202,7 @@ impl Detector {
         if hits.is_empty() && !created_secret && self.first.is_some() {
             return;
         }
-        let time = time_of(event).unwrap_or(self.now.max(0));
+        let time = event.time().map_or(self.now.max(0), Timestamp::as_microsecond);
         self.first.get_or_insert(time);
         if time > self.now {
             self.now = time;
@@ -196,6 +215,17 @@ impl Detector {
             self.counters.matches += 1;
             self.count(at, &view, time, position, out);
         }
+    }
+
+    /// From now on notes why each detection was raised, for [`Detector::reasons`].
+    pub fn explain(&mut self) {
+        self.reasons.get_or_insert_default();
+    }
+
+    /// Why a detection was raised: the fields of the rule that the event met. Values from bodies, URLs and command
+    /// lines are left out, since they may hold secrets.
+    pub fn reasons(&self, detection: &Detection) -> &[Reason] {
+        self.reasons.as_ref().and_then(|reasons| reasons.get(&place(detection))).map_or(&[], Vec::as_slice)
     }
 
     /// The rules that match this event by itself, without what was seen before.
@@ -322,6 +352,9 @@ impl Detector {
                     for waiting in window.waiting.drain(..) {
                         remember(&mut detection.audit_ids, &waiting.audit_id, self.settings.max_audit_ids);
                     }
+                    if let Some(reasons) = &mut self.reasons {
+                        reasons.insert(place(&detection), rule.reasons(view));
+                    }
                     window.until = time.saturating_add(hold_us);
                     let news = (self.settings.mode == Mode::Live).then(|| detection.clone());
                     window.open = Some(Open { reported: if news.is_some() { detection.count } else { 0 }, detection });
@@ -406,14 +439,6 @@ fn key_of(rule: &Rule, view: &View<'_>) -> u64 {
 fn value_of(fields: &[String], view: &View<'_>) -> u64 {
     let parts: Vec<_> = fields.iter().map(|field| view.key_part(field)).collect();
     fingerprint(parts.iter().map(|part| &**part))
-}
-
-fn time_of(event: &Event<'_>) -> Option<i64> {
-    [&event.stage_timestamp, &event.timestamp, &event.request_received_timestamp]
-        .into_iter()
-        .flatten()
-        .find_map(|text| text.parse::<Timestamp>().ok())
-        .map(Timestamp::as_microsecond)
 }
 
 fn timestamp(micros: i64) -> Timestamp {

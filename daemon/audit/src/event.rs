@@ -229,6 +229,14 @@ impl<'a> Event<'a> {
         event.recognised()
     }
 
+    /// When this stage was reached.
+    pub fn time(&self) -> Option<jiff::Timestamp> {
+        [&self.stage_timestamp, &self.timestamp, &self.request_received_timestamp]
+            .into_iter()
+            .flatten()
+            .find_map(|text| text.parse().ok())
+    }
+
     fn recognised(self) -> Result<Self, LineError> {
         match &self.kind {
             Some(kind)

@@ -11,7 +11,7 @@ use rsigma_eval::{CompiledDetection, CompiledDetectionItem, CompiledMatcher, Com
 use rsigma_parser::ConditionExpr;
 
 use crate::fields::{Flags, View};
-use crate::rule::Rule;
+use crate::rule::{Kind, Rule};
 
 /// Facts that every match of a rule has.
 #[derive(Debug, Default)]
@@ -38,6 +38,10 @@ impl Index {
         let mut index = Self::default();
         for (at, rule) in rules.iter().enumerate() {
             let facts = facts(&rule.compiled);
+            if rule.stateful.kind == Kind::Absence {
+                index.facts.push(facts);
+                continue;
+            }
             match &facts.resources {
                 Some(resources) => {
                     for resource in resources {

@@ -11,6 +11,7 @@ use rsigma_eval::{CompiledRule, compile_rule, evaluate_rule};
 use rsigma_parser::{ConditionExpr, Level, parse_sigma_yaml};
 use serde::Deserialize;
 
+use crate::detector::Reason;
 use crate::fields::View;
 
 /// A rule file that cannot be used.
@@ -139,6 +140,53 @@ impl Rule {
     /// Whether the event is one this rule is about.
     pub(crate) fn matches(&self, view: &View<'_>) -> bool {
         evaluate_rule(&self.compiled, view).is_some()
+    }
+
+    /// The fields that made the event match. Only values that the log's own metadata hold are shown.
+    pub(crate) fn reasons(&self, view: &View<'_>) -> Vec<Reason> {
+        const SHOWN: [&str; 26] = [
+            "stage",
+            "level",
+            "verb",
+            "path",
+            "user",
+            "groups",
+            "imp",
+            "imp_groups",
+            "actor",
+            "actor_groups",
+            "ip",
+            "ips",
+            "ua",
+            "ua_prefix",
+            "group",
+            "res",
+            "sub",
+            "ns",
+            "name",
+            "code",
+            "reason",
+            "decision",
+            "hostpaths",
+            "caps",
+            "images",
+            "roleref.name",
+        ];
+        let Some(result) = evaluate_rule(&self.compiled, view) else { return Vec::new() };
+        let matched = result.as_detection().map(|body| body.matched_fields.as_slice()).unwrap_or_default();
+        let mut reasons: Vec<Reason> = Vec::new();
+        for matched in matched {
+            if reasons.iter().any(|reason| reason.field == matched.field) {
+                continue;
+            }
+            let shown = SHOWN.contains(&matched.field.as_str()) || matched.value.is_boolean();
+            let value = shown.then(|| match &matched.value {
+                serde_json::Value::String(text) => text.chars().take(200).collect(),
+                other => other.to_string().chars().take(200).collect(),
+            });
+            reasons.push(Reason { field: matched.field.clone(), value });
+        }
+        reasons
     }
 
     /// Whether a named search of the rule matches.
