@@ -210,12 +210,16 @@ pub(crate) fn replace_after(
         }
         file.sync()?;
         between()?;
-        disk.rename(&draft, name)?;
-        disk.sync_names()
+        disk.rename(&draft, name)
     })();
     if written.is_err() {
         // Best effort: a draft left behind is removed at the next start.
         let _ = disk.remove(&draft);
+        return written;
     }
-    written
+    // The new content is in place, whatever comes now; a power cut before the name is durable brings back the old one.
+    if let Err(error) = disk.sync_names() {
+        tracing::warn!(%error, name, "the new name of a file could not be synced");
+    }
+    Ok(())
 }

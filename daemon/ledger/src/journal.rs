@@ -58,6 +58,8 @@ pub(crate) struct Journal {
     segment_bytes: u64,
     active: Option<Box<dyn DiskFile>>,
     next: Seq,
+    /// A segment's file was begun, and it is not known whether it is there: it would overrule its predecessor.
+    stray: Option<Seq>,
     /// Where reading goes on: the number wanted, its segment, the offset of its record.
     reader: Option<(Seq, Seq, u64)>,
 }
@@ -70,7 +72,7 @@ impl Journal {
         segment_bytes: u64,
         next: Seq,
     ) -> Self {
-        Self { disk, epoch, segments, segment_bytes, active: None, next, reader: None }
+        Self { disk, epoch, segments, segment_bytes, active: None, next, stray: None, reader: None }
     }
 
     pub(crate) fn next(&self) -> Seq {
@@ -122,6 +124,11 @@ impl Journal {
     fn roll(&mut self) -> io::Result<()> {
         let first = self.next;
         self.active = None;
+        if let Some(stray) = self.stray {
+            self.disk.remove(&file_name(stray))?;
+            self.disk.sync_names()?;
+            self.stray = None;
+        }
         if let Some(last) = self.segments.last().filter(|s| s.bytes < self.segment_bytes) {
             // Go on with a segment that has room: after a start, or after a write that failed.
             let reopened = self.disk.open(&file_name(last.first)).and_then(|mut file| {
@@ -138,12 +145,14 @@ impl Journal {
                 Err(_) => {}
             }
         }
+        self.stray = Some(first);
         let mut file = self.disk.create(&file_name(first))?;
         file.append(&record::segment_header(self.epoch, first))?;
         file.sync()?;
         self.disk.sync_names()?;
         let segment = Segment { first, last: Seq(first.0 - 1), bytes: SEGMENT_HEADER as u64 };
         self.segments.push(segment);
+        self.stray = None;
         self.active = Some(file);
         Ok(())
     }
@@ -171,14 +180,14 @@ impl Journal {
             while offset < segment.bytes {
                 let record = window.record(offset).map_err(ReadFault::Io)?;
                 let Some((header, size)) = record else { return Err(ReadFault::Damaged(segment.first)) };
+                let whole = window.slice(offset, header.size()).map_err(ReadFault::Io)?;
+                if !record::is_sound(whole, &header) {
+                    return Err(ReadFault::Damaged(segment.first));
+                }
                 // Records behind the segment's last number are overruled by the segment after it.
                 if header.span == 0 || header.last() < want || header.first > segment.last {
                     offset += size;
                     continue;
-                }
-                let whole = window.slice(offset, header.size()).map_err(ReadFault::Io)?;
-                if !record::is_sound(whole, &header) {
-                    return Err(ReadFault::Damaged(segment.first));
                 }
                 let Some(unit) = record::decode(whole, &header) else {
                     return Err(ReadFault::Damaged(segment.first));
@@ -243,12 +252,14 @@ impl Journal {
         }
         let header = record::segment_header(self.epoch, front.first);
         replace(&*self.disk, &file_name(front.first), &[&header, records])?;
-        // From here on the merged segment is overruled, record by record, by those behind it until they are gone.
-        for segment in self.segments.iter().take(to).skip(from + 1) {
+        let bytes = (header.len() + records.len()) as u64;
+        let merged = Segment { first: front.first, last: back.last, bytes };
+        let gone: Vec<Segment> = self.segments.splice(from..to, [merged]).skip(1).collect();
+        // Until they are gone, these overrule the merged segment record by record: a crash in between costs nothing.
+        // One that cannot be removed now would do so at the next start, when the gap was told already.
+        for segment in gone {
             self.disk.remove(&file_name(segment.first))?;
         }
-        let bytes = (header.len() + records.len()) as u64;
-        self.segments.splice(from..to, [Segment { first: front.first, last: back.last, bytes }]);
         self.disk.sync_names()
     }
 }

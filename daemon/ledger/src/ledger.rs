@@ -144,6 +144,8 @@ pub struct Ledger {
     pub(crate) limits: Limits,
     pub(crate) hash: ChainHash,
     pub(crate) acknowledged: Seq,
+    /// What the newest checkpoint says of it.
+    acknowledged_stored: Seq,
     /// `through` of the newest checkpoint and of the one before.
     pub(crate) checkpoints: (Seq, Seq),
     pub(crate) since_checkpoint: u64,
@@ -172,6 +174,7 @@ impl Ledger {
             book: checkpoint.book,
             hash,
             acknowledged: checkpoint.acknowledged,
+            acknowledged_stored: checkpoint.acknowledged,
             checkpoints: (checkpoint.through, previous_through),
             since_checkpoint: 0,
             owed: Tally::default(),
@@ -461,6 +464,7 @@ impl Ledger {
         checkpoint::store(&*self.journal.disk, &checkpoint, true)?;
         self.checkpoints = (checkpoint.through, self.checkpoints.0);
         self.since_checkpoint = 0;
+        self.acknowledged_stored = checkpoint.acknowledged;
         self.drop_acknowledged()
     }
 
@@ -618,7 +622,7 @@ impl Ledger {
 
 impl Drop for Ledger {
     fn drop(&mut self) {
-        if self.since_checkpoint > 0
+        if (self.since_checkpoint > 0 || self.acknowledged != self.acknowledged_stored)
             && let Err(error) = self.checkpoint()
         {
             tracing::debug!(%error, "no checkpoint at the end; the next start replays a little more");

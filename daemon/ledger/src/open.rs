@@ -288,9 +288,17 @@ impl Replay {
         } else {
             bytes = scan.tail.start as u64;
             self.recovery.torn_bytes += scan.tail.len() as u64;
-            let cut = disk.open(&journal::file_name(lying.first)).and_then(|mut file| file.truncate(bytes));
-            if let Err(error) = cut {
-                tracing::warn!(%error, "a record that was cut off stays at the end of the outbox for now");
+        }
+        if next.is_none() {
+            // What a process that was killed had written, but not synced, was read from memory: it must be durable
+            // before it is sent.
+            let settled = disk.open(&journal::file_name(lying.first)).and_then(|mut file| {
+                file.truncate(bytes)?;
+                file.sync()?;
+                disk.sync_names()
+            });
+            if let Err(error) = settled {
+                tracing::error!(%error, "the end of the outbox cannot be synced; events may be sent that a power cut loses");
             }
         }
         if let Some(next) = next
