@@ -1,0 +1,93 @@
+//! Documents of strangers: no input makes a parser panic, and no secret gets out of one.
+
+use picket_checks::*;
+use proptest::prelude::*;
+
+#[test]
+fn keys_of_an_encryption_configuration_are_dropped() {
+    let text = br#"{"kind":"EncryptionConfiguration","resources":[{"resources":["secrets"],"providers":[{"aescbc":{"keys":[{"name":"aescbckey-2025-12-10T22:54:38Z","secret":"Z2VoZWlt"},{"name":"aescbckey","secret":"YWx0"}]}},{"identity":{}}]}]}"#;
+    let config = EncryptionConfig::parse(text).unwrap();
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("Z2VoZWlt") && !shown.contains("YWx0"));
+    let group = config.group_for("secrets").unwrap();
+    assert_eq!(group.providers[0].key_names, ["aescbckey-2025-12-10T22:54:38Z", "aescbckey"]);
+    assert_eq!(group.providers[1].kind, "identity");
+}
+
+#[test]
+fn errors_never_repeat_what_a_document_says() {
+    let text = br#"{"kind":"EncryptionConfiguration","resources":[{"secret":"Z2VoZWlt" "#;
+    let error = EncryptionConfig::parse(text).unwrap_err();
+    assert!(!error.to_string().contains("Z2VoZWlt"), "{error}");
+}
+
+#[test]
+fn the_state_file_is_one_line() {
+    let hash = "be0b0e182cb247321936187396ddd8035187f650225599b6aed28bd513a4c117";
+    let state = EncryptionState::parse(format!("reencrypt_finished-{hash}").as_bytes()).unwrap();
+    assert_eq!((state.stage.as_str(), state.sha256.as_str()), ("reencrypt_finished", hash));
+    for bad in ["", "start", "start-", "start-abc", "{}", "-be0b"] {
+        assert!(EncryptionState::parse(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn an_audit_policy_must_be_one() {
+    for bad in ["", "- a", "kind: Policy", "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Loud}]", "{", "\u{0}"] {
+        assert!(AuditPolicy::parse(bad.as_bytes()).is_err(), "{bad:?}");
+    }
+    let policy = AuditPolicy::parse(b"apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Request, verbs: [get]}]").unwrap();
+    assert_eq!((policy.rules[0].level, policy.rules[0].omit_stages.len()), (Level::Request, 1));
+}
+
+#[test]
+fn documents_have_a_largest_size() {
+    let huge = vec![b' '; MAX_DOCUMENT + 1];
+    assert!(matches!(parse_yaml_map(&huge), Err(DocumentError::TooLarge { .. })));
+}
+
+#[test]
+fn depth_and_aliases_do_not_hang_a_parser() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(parse_yaml_map(deep.as_bytes()).is_err());
+    let deep_json = format!("{{\"a\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(parse_yaml_map(deep_json.as_bytes()).is_err());
+    let mut bomb = String::from("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n");
+    for i in 1..12 {
+        let alias = format!("*a{}", i - 1);
+        bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![alias; 10].join(",")));
+    }
+    assert!(parse_yaml_map(bomb.as_bytes()).is_err());
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+        let _ = AuditPolicy::parse(&bytes);
+        let _ = EncryptionConfig::parse(&bytes);
+        let _ = EncryptionState::parse(&bytes);
+        let _ = AdmissionConfig::parse(&bytes);
+        let _ = AuthenticationConfig::parse(&bytes);
+        let _ = AuthorizationConfig::parse(&bytes);
+        let _ = Registries::parse(&bytes);
+        let sysctls = PersistedSysctls::from_files([("/etc/sysctl.d/a.conf", bytes.as_slice())]);
+        let _ = sysctls.get("kernel.panic");
+    }
+
+    #[test]
+    fn arbitrary_text_in_a_document_never_panics(text in "(kind|rules|level|resources|providers|- |: |\\{|\\}|\\[|\\]|\n|  |a|\\*|&|'|\"){0,80}") {
+        let _ = AuditPolicy::parse(format!("apiVersion: audit.k8s.io/v1\nkind: Policy\n{text}").as_bytes());
+        let _ = EncryptionConfig::parse(format!("kind: EncryptionConfiguration\n{text}").as_bytes());
+        let _ = AdmissionConfig::parse(format!("kind: AdmissionConfiguration\n{text}").as_bytes());
+    }
+
+    #[test]
+    fn sysctl_lines_never_panic_and_the_last_plain_one_wins(
+        lines in proptest::collection::vec("[-#;]?[a-z./*\\[\\]?]{0,12} ?=? ?[0-9a-z\t ]{0,6}", 0..30),
+        value in 0..100u32,
+    ) {
+        let text = format!("{}\nkernel.panic = {value}\n", lines.join("\n"));
+        let sysctls = PersistedSysctls::from_files([("/etc/sysctl.d/a.conf", text.as_bytes())]);
+        prop_assert_eq!(sysctls.get("kernel.panic").map(|v| v.value.clone()), Some(value.to_string()));
+    }
+}
