@@ -159,6 +159,9 @@ pub struct EffectiveConfig {
     pub components: BTreeMap<String, Flags>,
     /// The kubelet's configuration from `kubelet.conf.d` (K3s 1.32 and later); none without the folder or with nothing in it.
     pub kubelet_config: Option<serde_json::Value>,
+    /// The same after the next start.
+    #[serde(skip)]
+    pub(crate) kubelet_next: Option<serde_json::Value>,
     /// Embedded etcd's configuration as written at the last start; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd_config: Option<serde_json::Value>,

@@ -12,10 +12,10 @@ const DEPTH_LIMIT: usize = 8;
 const FILES_LIMIT: usize = 256;
 
 /// What the folder holds.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct KubeletConfig {
-    /// The merged configuration; none if no file counts.
-    pub(crate) value: Option<Value>,
+    /// Each file's content, in the order they are merged.
+    pub(crate) parts: Vec<(String, Value)>,
     /// Files in the order they are merged.
     pub(crate) files: Vec<String>,
     pub(crate) problems: Vec<Problem>,
@@ -27,21 +27,23 @@ pub(crate) struct KubeletConfig {
 pub(crate) fn read(files: &dyn NodeFiles, folder: &str) -> KubeletConfig {
     let mut out = KubeletConfig::default();
     walk(files, folder, 0, &mut out);
-    let mut merged: Option<Value> = None;
     for path in out.files.clone() {
         match yaml_file(files, &path) {
-            Ok(Some(patch)) => {
-                merged = Some(match merged {
-                    Some(base) => merge_patch(base, patch),
-                    None => merge_patch(Value::Null, patch),
-                });
-            }
+            Ok(Some(value)) => out.parts.push((path, value)),
             Ok(None) => {}
             Err(problem) => out.problems.push(problem),
         }
     }
-    out.value = merged;
     out
+}
+
+impl KubeletConfig {
+    /// The merged configuration; none if no file counts.
+    pub(crate) fn merged(&self) -> Option<Value> {
+        let mut parts = self.parts.iter().map(|(_, value)| value.clone());
+        let first = merge_patch(Value::Null, parts.next()?);
+        Some(parts.fold(first, merge_patch))
+    }
 }
 
 /// A YAML or JSON file as JSON.

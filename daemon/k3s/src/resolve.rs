@@ -6,7 +6,7 @@ use picket_model::Role;
 
 use crate::argv::{self, Given, Parsed};
 use crate::components::{self, Inputs};
-use crate::effective::{AcrossVersions, EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem, Warning};
+use crate::effective::{AcrossVersions, EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem};
 use crate::files::NodeFiles;
 use crate::merge::{self, Merged};
 use crate::options::Known;
@@ -30,8 +30,7 @@ const STEPS: [K3sVersion; 10] = [
 
 /// The configuration K3s will start with on this node, as far as its files tell.
 pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
-    let (start, mut sources) = unit::find(files, ask.role);
-    let mut warnings: Vec<Warning> = Vec::new();
+    let unit::Found { start, looked: mut sources, blind: mut warnings } = unit::find(files, ask.role);
     let mut problems: Vec<Problem> = Vec::new();
     let mut merged = match argv::config_path(start.as_ref(), &mut warnings) {
         Some(path) => merge::merge(files, &path),
@@ -64,7 +63,7 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
     let folder = format!("{data_dir}/agent/etc/kubelet.conf.d");
     let no_kubelet = role == Some(Role::Server) && last(&parsed.given, "disable-agent") == Some("true");
     let kubelet = kubelet_config::read(files, &folder);
-    sources.push(folder);
+    sources.push(folder.clone());
     let version = ask.version.or_else(|| ask.journal.and_then(journal::started_version));
     let variants = match role {
         Some(role) if files_understood => {
@@ -85,6 +84,10 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
     problems.append(&mut parsed.problems);
     warnings.append(&mut parsed.warnings);
     problems.extend(kubelet.problems.iter().filter(|_| !no_kubelet).cloned());
+    let kubelet_next = match role {
+        Some(_) if !no_kubelet && files_understood => kubelet_next(files, &folder, &kubelet, &parsed.given),
+        _ => None,
+    };
     let etcd_config = match kubelet_config::yaml_file(files, &format!("{data_dir}/server/db/etcd/config")) {
         Ok(value) if role != Some(Role::Agent) => value,
         _ => None,
@@ -96,7 +99,8 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         version,
         options: options(parsed.given),
         components: common(&variants),
-        kubelet_config: kubelet.value.filter(|_| !no_kubelet),
+        kubelet_config: kubelet.merged().filter(|_| !no_kubelet),
+        kubelet_next,
         etcd_config,
         problems,
         warnings,
@@ -105,6 +109,38 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         files_understood,
         sources,
     }
+}
+
+/// What the kubelet's folder will hold after the next start: K3s writes its own file anew and copies what `kubelet-arg`
+/// names as `config`.
+fn kubelet_next(
+    files: &dyn NodeFiles,
+    folder: &str,
+    now: &kubelet_config::KubeletConfig,
+    given: &[Given],
+) -> Option<serde_json::Value> {
+    let mut next = now.clone();
+    let own = format!("{folder}/00-k3s-defaults.conf");
+    let protect = last(given, "protect-kernel-defaults").and_then(argv::go_bool).unwrap_or(false);
+    if let Some((_, serde_json::Value::Object(map))) = next.parts.iter_mut().find(|(path, _)| *path == own) {
+        map.remove("protectKernelDefaults");
+        if protect {
+            map.insert("protectKernelDefaults".to_owned(), true.into());
+        }
+    }
+    let mut named = given.iter().filter(|g| g.known && g.name == "kubelet-arg").filter_map(|g| {
+        let text = g.value.strip_prefix("--").unwrap_or(&g.value);
+        text.strip_prefix("config=").filter(|p| p.starts_with('/'))
+    });
+    if let Some(path) = named.next_back()
+        && let Ok(Some(value)) = kubelet_config::yaml_file(files, path)
+    {
+        let copy = format!("{folder}/10-cli-config.conf");
+        next.parts.retain(|(path, _)| *path != copy);
+        next.parts.push((copy, value));
+        next.parts.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+    }
+    next.merged()
 }
 
 /// Whether K3s drops unknown keys: only on a server, and only if the role is the first word after the program.
@@ -250,6 +286,12 @@ impl EffectiveConfig {
     /// Versions that are possible here: one where it is known, none where nothing can be said of components.
     pub fn possible_versions(&self) -> Vec<K3sVersion> {
         self.variants.iter().map(|(v, _)| *v).collect()
+    }
+
+    /// The kubelet's files as they will be after the next start, when K3s has written its own anew from the present
+    /// options; none without a folder of a kubelet. [`Self::kubelet_config`] is what lies there now.
+    pub const fn kubelet_config_at_next_start(&self) -> Option<&serde_json::Value> {
+        self.kubelet_next.as_ref()
     }
 
     /// Whether the configuration files could be read and merged. If not, only command line and environment are known.

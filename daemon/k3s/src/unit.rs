@@ -54,13 +54,40 @@ impl Start {
     }
 }
 
+/// What the search for the start of K3s gave.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) start: Option<Start>,
+    /// Files and folders that were looked at.
+    pub(crate) looked: Vec<String>,
+    /// What could not be read on the way: the command line may stand there.
+    pub(crate) blind: Vec<Warning>,
+}
+
 /// Finds how K3s is started on this node; with a role only units of that role count.
-pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>) -> (Option<Start>, Vec<String>) {
-    let mut looked: Vec<String> = UNIT_DIRS.iter().map(|d| (*d).to_owned()).collect();
+pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>) -> Found {
+    let mut out = Found { looked: UNIT_DIRS.iter().map(|d| (*d).to_owned()).collect(), ..Found::default() };
+    out.looked.push("/etc/init.d".to_owned());
+    for dir in UNIT_DIRS {
+        if let Err(reason) = files.list(dir) {
+            out.blind.push(Warning {
+                trap: Trap::UnitNotUnderstood,
+                path: Some(dir.to_owned()),
+                line: None,
+                option: None,
+                detail: format!(
+                    "the folder of units cannot be listed: {reason}; K3s' command line may be missing here"
+                ),
+            });
+        }
+    }
     let mut found: Vec<(bool, u8, Start)> = Vec::new();
     for name in unit_names(files) {
         let Some(start) = read_unit(files, &name) else { continue };
-        let Some((unit_role, _)) = start.role() else { continue };
+        let Some((unit_role, _)) = start.role() else {
+            out.blind.extend(start.warnings);
+            continue;
+        };
         if role.is_some_and(|r| r != unit_role) {
             continue;
         }
@@ -81,9 +108,8 @@ pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>) -> (Option<Start>,
         }
     }
     found.sort_by_key(|(disabled, rank, _)| (*disabled, *rank));
-    let start = found.into_iter().next().map(|(_, _, start)| start);
-    looked.push("/etc/init.d".to_owned());
-    (start, looked)
+    out.start = found.into_iter().next().map(|(_, _, start)| start);
+    out
 }
 
 fn is_k3s_name(name: &str) -> bool {
@@ -504,8 +530,7 @@ mod tests {
             .file("/etc/systemd/system/k3s.service", UNIT)
             .file("/etc/default/k3s", "K3S_DEBUG=0\nK3S_URL=x\n")
             .file("/etc/systemd/system/k3s.service.env", "K3S_URL='https://h:6443'\n");
-        let (start, _) = find(&files, None);
-        let start = start.unwrap();
+        let start = find(&files, None).start.unwrap();
         assert_eq!(
             words(&start),
             [
@@ -535,11 +560,20 @@ mod tests {
                 "[Service]\nExecStart=\nExecStart=/bin/false server",
             )
             .file("/run/systemd/system/k3s-.service.d/10.conf", "[Service]\nEnvironment=X=1 'Y=2 3'\n");
-        let (start, _) = find(&files, Some(Role::Agent));
+        let start = find(&files, Some(Role::Agent)).start;
         let texts: Vec<_> = start.as_ref().unwrap().words.iter().map(|(w, _)| w.text.as_str()).collect();
         assert_eq!(texts, ["/opt/bin/k3s", "agent", "1", "2", "3", "$Z"]);
         assert_eq!(start.unwrap().path, "/usr/lib/systemd/system/k3s-edge.service");
-        assert!(find(&files, Some(Role::Server)).0.is_none());
+        assert!(find(&files, Some(Role::Server)).start.is_none());
+    }
+
+    #[test]
+    fn a_unit_that_cannot_be_read_is_said() {
+        let files = MemoryFiles::new().unreadable("/etc/systemd/system/k3s.service", "permission denied");
+        let found = find(&files, None);
+        assert!(found.start.is_none());
+        assert_eq!(found.blind.len(), 1);
+        assert_eq!(found.blind[0].path.as_deref(), Some("/etc/systemd/system/k3s.service"));
     }
 
     #[test]
@@ -549,7 +583,7 @@ mod tests {
         let files = MemoryFiles::new()
             .file("/etc/init.d/k3s", script)
             .file("/etc/rancher/k3s/k3s.env", "export K3S_TOKEN='x'\n");
-        let start = find(&files, None).0.unwrap();
+        let start = find(&files, None).start.unwrap();
         let texts: Vec<_> = start.words.iter().map(|(w, _)| w.text.as_str()).collect();
         assert_eq!(texts, ["/usr/local/bin/k3s", "server", "--tls-san", "a$b"]);
         assert!(start.environment.contains_key("K3S_TOKEN"));

@@ -1,5 +1,7 @@
 //! What a person wrote, and what K3s makes of it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use picket_k3s::{AcrossVersions, Ask, EffectiveConfig, K3sVersion, Layer, MemoryFiles, Trap, effective};
 use picket_model::Role;
 
@@ -277,6 +279,21 @@ fn the_kubelets_folder_is_merged_in_walk_order() {
         serde_json::json!({"authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": true}}, "clusterDNS": ["c"], "podPidsLimit": 100})
     );
     assert_eq!(traps(&config), [(Trap::StaleKubeletCopy, None)]);
+}
+
+#[test]
+fn the_kubelets_files_after_the_next_start() {
+    let folder = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
+    let files = MemoryFiles::new()
+        .file(MAIN, "protect-kernel-defaults: true\nkubelet-arg: [config=/k.yaml]\n")
+        .file("/k.yaml", "podPidsLimit: 5\n")
+        .file(&format!("{folder}/00-k3s-defaults.conf"), "failSwapOn: false\n");
+    let config = effective(&files, &Ask { role: Some(Role::Agent), ..Ask::default() });
+    assert_eq!(config.kubelet_config, Some(serde_json::json!({"failSwapOn": false})));
+    assert_eq!(
+        config.kubelet_config_at_next_start(),
+        Some(&serde_json::json!({"failSwapOn": false, "podPidsLimit": 5, "protectKernelDefaults": true}))
+    );
 }
 
 #[test]

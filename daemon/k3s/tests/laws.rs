@@ -1,5 +1,7 @@
 //! Whatever the files hold: no panic, no secret, and the laws of the merge.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use picket_k3s::{Ask, MemoryFiles, effective};
 use picket_model::Role;
 use proptest::prelude::*;

@@ -1,5 +1,7 @@
 //! Whole nodes of v1.36.2, against what K3s itself logged there.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -78,6 +80,27 @@ fn with_the_host_nothing_is_left_out() {
     for (name, ip) in [("default-server", "10.98.0.1"), ("hardened-server", "10.99.0.1"), ("agent", "10.99.0.2")] {
         let host = HostFacts { hostname: Some("other".to_owned()), node_ips: vec![ip.to_owned()] };
         compare(name, Ask { host: Some(&host), version: Some(K3sVersion::new(1, 36, 2)), ..Ask::default() }, &[]);
+    }
+}
+
+/// An agent of 1.31, when the kubelet took everything as flags.
+#[test]
+fn flags_of_an_old_agent() {
+    let journal = include_str!("data/agent-1.31.log");
+    let files = MemoryFiles::new()
+        .file("/etc/rancher/k3s/config.yaml", "node-name: agent-1\nprotect-kernel-defaults: true\n")
+        .file("/etc/systemd/system/k3s-agent.service", "[Service]\nExecStart=/usr/local/bin/k3s agent\n");
+    let config = effective(&files, &Ask { version: Some(K3sVersion::new(1, 31, 4)), ..Ask::default() });
+    for component in ["kubelet", "kube-proxy"] {
+        let ours: BTreeMap<String, Vec<String>> = config.components[component]
+            .iter()
+            .map(|(n, v)| (n.clone(), v.iter().map(|v| v.value.clone()).collect()))
+            .collect();
+        let mut theirs = running_flags(journal, component).unwrap();
+        // What the host and the server decide.
+        theirs
+            .retain(|flag, _| !["node-ip", "resolv-conf", "cgroup-driver", "cloud-provider"].contains(&flag.as_str()));
+        assert_eq!(ours, theirs, "{component}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The merge, against results of K3s' own code.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
 use picket_k3s::{Ask, EffectiveConfig, MemoryFiles, REDACTED, effective};

@@ -156,7 +156,7 @@ fn node_ip(inputs: &Inputs<'_>) -> Option<String> {
     let given = inputs.split_list("node-ip");
     let ips: Vec<&str> = if given.is_empty() { host.node_ips.iter().map(String::as_str).collect() } else { given };
     let v6 = |ip: &&str| ip.contains(':');
-    let dual = ips.iter().any(|i| v6(i)) && !ips.iter().all(|i| v6(i));
+    let dual = ips.iter().any(v6) && !ips.iter().all(v6);
     let external_cloud = inputs.role == Role::Server && inputs.on("disable-cloud-controller");
     match (ips.first(), external_cloud) {
         (None, _) => None,

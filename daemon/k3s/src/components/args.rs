@@ -96,3 +96,51 @@ pub(crate) fn kubelet_args(user: Vec<UserArg>) -> (Vec<UserArg>, Vec<UserArg>) {
     }
     (kept, swallowed)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Vectors {
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        defaults: Defaults,
+        user_args: Vec<String>,
+        expect: Vec<String>,
+    }
+
+    fn user(items: &[String]) -> Vec<UserArg> {
+        let arg = |text: &String| UserArg { text: text.clone(), path: None, line: None, layer: Layer::ConfigFile };
+        items.iter().map(arg).collect()
+    }
+
+    #[test]
+    fn every_vector() {
+        let text = include_str!("../../tests/data/component-args-vectors.json");
+        let vectors: Vectors = serde_json::from_str(text).unwrap();
+        assert_eq!(vectors.cases.len(), 17);
+        for case in vectors.cases {
+            let mut printed = Vec::new();
+            for (name, values) in get_args(&case.defaults, &user(&case.user_args)) {
+                printed.extend(values.iter().map(|v| format!("--{name}={}", v.value)));
+            }
+            assert_eq!(printed, case.expect, "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn kubelet_arguments_swallow_and_are_taken_out() {
+        let items = ["a", "b=1", "config=/x", "config", "/y", "c=2", "last"].map(str::to_owned);
+        let (kept, swallowed) = kubelet_args(user(&items));
+        let texts = |v: Vec<UserArg>| v.into_iter().map(|a| a.text).collect::<Vec<_>>();
+        assert_eq!(texts(kept), ["a", "c=2", "last"]);
+        assert_eq!(texts(swallowed), ["b=1"]);
+    }
+}
