@@ -184,6 +184,11 @@ impl WriterHandle {
         }
     }
 
+    /// Is the writer there?
+    pub fn is_open(&self) -> bool {
+        !self.orders.is_closed()
+    }
+
     /// How many submissions wait.
     pub fn queued(&self) -> usize {
         self.orders.max_capacity() - self.orders.capacity()
