@@ -11,7 +11,9 @@ use crate::cmd;
 /// Watches a K3s node's hardening and reports what is not as it should be.
 #[derive(Debug, Parser)]
 #[command(name = "picketd", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done and nothing found, 1 findings at or above --fail-on, 2 wrong use, 3 could not do it.")]
+#[command(
+    after_help = "Exit codes: 0 done and nothing found, 1 findings at or above --fail-on, 2 wrong use, 3 could not do it."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -21,6 +23,10 @@ pub struct Cli {
 /// The commands, each in its own file below `cmd/`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Watch this node and report for as long as the service runs
+    Run(cmd::run::Args),
+    /// Ask the running daemon how it is
+    Status(cmd::status::Args),
     /// Judge this node once and print the verdicts
     Scan(cmd::scan::Args),
     /// Replay audit logs through the detections
@@ -96,6 +102,8 @@ impl Command {
     /// [`Failure`].
     pub fn run(&self, out: &mut dyn Write) -> Result<Outcome, Failure> {
         match self {
+            Self::Run(args) => cmd::run::run(args),
+            Self::Status(args) => cmd::status::run(args, out),
             Self::Scan(args) => cmd::scan::run(args, out),
             Self::Audit(args) => cmd::audit::run(args, out),
             Self::Config(args) => cmd::config::run(args, out),

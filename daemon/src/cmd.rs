@@ -5,7 +5,9 @@ pub mod certs;
 pub mod config;
 pub mod enroll;
 pub mod queue;
+pub mod run;
 pub mod scan;
+pub mod status;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

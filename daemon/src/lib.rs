@@ -2,7 +2,15 @@
 //!
 //! | module | part in the flow |
 //! |---|---|
+//! | [`app`] | builds the daemon from its parts and runs it |
+//! | [`settings`] | what the daemon was told: file, environment, flags |
+//! | [`watch`] | hints: folders under watch |
 //! | [`source`] | re-reads each source whole, contributes to a snapshot |
+//! | [`engine`] | looks, judges, appends what changed |
+//! | [`settle`] | nothing counts that was caught in the middle of a write |
+//! | [`remembered`] | what outlives a restart beside the ledger |
+//! | [`audit_task`] | audit log to detections |
+//! | [`status`] | what `picketd status` says |
 //! | [`enrol`] | a one-time token becomes the node's identity |
 //! | [`identity`] | key, certificate, authorities and the collector's address on disk |
 //! | [`uplink`] | the one stream to the collector |
@@ -10,10 +18,18 @@
 //! | [`cmd`] | one file for each command |
 //! | [`cli`] | the command line |
 
+pub mod app;
+pub mod audit_task;
 pub mod cli;
 pub mod cmd;
+pub mod engine;
 pub mod enrol;
 pub mod identity;
+pub mod remembered;
 pub mod report;
+pub mod settings;
+pub mod settle;
 pub mod source;
+pub mod status;
 pub mod uplink;
+pub mod watch;
