@@ -234,6 +234,14 @@ impl Detector {
         self.rules.iter().filter(|rule| rule.matches(&view)).collect()
     }
 
+    /// The same by way of the index, as [`Detector::observe`] finds them.
+    pub fn matching_indexed(&self, event: &Event<'_>) -> Vec<&Rule> {
+        let view = View::new(event, &self.site, true);
+        let mut found = Vec::new();
+        self.index.candidates(&view, |at| found.extend(self.rules.get(at).filter(|rule| rule.matches(&view))));
+        found
+    }
+
     /// Ends every window whose time is over, by a clock of the caller's: for a log that has gone quiet.
     pub fn tick(&mut self, now: Timestamp, out: &mut Vec<Detection>) {
         self.close_ended(now.as_microsecond(), out);

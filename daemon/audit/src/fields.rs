@@ -237,7 +237,7 @@ impl<'e> View<'e> {
         some(&self.event.object_ref.as_ref()?.namespace)
     }
 
-    fn object_name(&self) -> Option<&'e str> {
+    pub(crate) fn object_name(&self) -> Option<&'e str> {
         some(&self.event.object_ref.as_ref()?.name)
     }
 
