@@ -135,7 +135,8 @@ pub fn explain_tls(error: &rustls::Error) -> String {
             other => format!("the collector ended the handshake with alert {other:?}"),
         },
         rustls::Error::InvalidCertificate(problem) => match problem {
-            CertificateError::UnknownIssuer => {
+            // Two authorities of one name differ in their signature only.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the server's certificate is not signed by the authority trusted here: this is another collector, its \
                  CA was replaced, or somebody is in between"
                     .to_owned()
