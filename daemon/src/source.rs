@@ -93,6 +93,12 @@ impl Source {
     }
 }
 
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// Looks at everything.
 pub fn observe(host: &Host, ask: &Ask<'_>) -> Seen {
     let mut snapshot = Snapshot::blank(host.now());

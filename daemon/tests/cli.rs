@@ -1,5 +1,7 @@
 //! The one-shot commands as programs: exit codes, forms of output, words on wrong use.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -1,5 +1,7 @@
 //! `picketd scan`, `config` and `certs` over sample nodes: what a person or script sees.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -67,9 +67,8 @@ impl Host {
         pids.sort_unstable();
         for pid in pids {
             // A process may end between the listing and the look; that is not an error.
-            match self.look_at(pid) {
-                Ok(Some(found)) => return Ok(Some(found)),
-                Ok(None) | Err(_) => {}
+            if let Ok(Some(found)) = self.look_at(pid) {
+                return Ok(Some(found));
             }
         }
         Ok(None)

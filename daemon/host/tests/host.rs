@@ -1,6 +1,8 @@
 //! What whoever looks through the door relies on: nothing leads out of the root, nothing blocks, every refusal says
 //! why.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
