@@ -150,7 +150,9 @@ pub async fn enrol(enrolment: Enrolment<'_>) -> Result<Enrolled, EnrolError> {
     if !pinned {
         return Err(wrong("authorities that do not include the one this token names".to_owned()));
     }
-    issued.check(&request.key_pem, folder.path()).map_err(|e| wrong(format!("a certificate that cannot be used ({e})")))?;
+    issued
+        .check(&request.key_pem, folder.path())
+        .map_err(|e| wrong(format!("a certificate that cannot be used ({e})")))?;
     let leaf = issued.chain.first().map(|der| CertificateDer::from(der.as_slice()));
     let certificate = leaf.and_then(|der| Certificate::parse(&der).ok());
     let certificate = certificate.ok_or_else(|| wrong("a certificate that cannot be read".to_owned()))?;

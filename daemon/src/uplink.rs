@@ -14,7 +14,7 @@ pub mod renew;
 pub mod session;
 pub mod window;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -25,6 +25,7 @@ use picket_service::chain::Chain;
 use picket_service::clock::Clock;
 use picket_service::tls::connector::Dialer;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::identity::{IdentityError, IdentityFolder, Loaded};
@@ -98,6 +99,7 @@ pub struct Uplink {
     clock: Arc<dyn Clock>,
     vitals: watch::Receiver<Vitals>,
     state: watch::Sender<LinkState>,
+    asked: Mutex<Option<Instant>>,
 }
 
 /// What of the uplink the sessions share.
@@ -109,6 +111,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) clock: &'a dyn Clock,
     pub(crate) vitals: &'a watch::Receiver<Vitals>,
     pub(crate) state: &'a watch::Sender<LinkState>,
+    /// When the next certificate was last asked for.
+    pub(crate) asked: &'a Mutex<Option<Instant>>,
 }
 
 impl Uplink {
@@ -122,7 +126,7 @@ impl Uplink {
     ) -> Self {
         let acknowledged_seq = ledger.with(|l| l.acknowledged());
         let state = watch::Sender::new(LinkState { acknowledged_seq, ..LinkState::default() });
-        Self { settings, ledger, identity, clock, vitals, state }
+        Self { settings, ledger, identity, clock, vitals, state, asked: Mutex::new(None) }
     }
 
     /// The state of the link as it changes.
@@ -184,6 +188,7 @@ impl Uplink {
             clock: &*self.clock,
             vitals: &self.vitals,
             state: &self.state,
+            asked: &self.asked,
         };
         let (end, welcomed) = Session::new(shared, loaded, dialer).run(cancel).await;
         if welcomed {
@@ -222,6 +227,3 @@ impl Uplink {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -39,7 +39,10 @@ pub struct Args {
 impl std::fmt::Debug for Args {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Not the token.
-        f.debug_struct("Args").field("collector", &self.collector).field("state_dir", &self.state_dir).finish_non_exhaustive()
+        f.debug_struct("Args")
+            .field("collector", &self.collector)
+            .field("state_dir", &self.state_dir)
+            .finish_non_exhaustive()
     }
 }
 

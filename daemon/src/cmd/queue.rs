@@ -50,7 +50,11 @@ fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "next number      {}", report.next_seq)?;
     writeln!(out, "given up         {} events, told in gap events", report.given_up)?;
     if report.torn_bytes > 0 {
-        writeln!(out, "cut off          {} bytes of a last record; it is cut away at the next start", report.torn_bytes)?;
+        writeln!(
+            out,
+            "cut off          {} bytes of a last record; it is cut away at the next start",
+            report.torn_bytes
+        )?;
     }
     if report.is_sound() {
         return writeln!(out, "sound            every record and the chain of hashes");

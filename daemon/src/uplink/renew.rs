@@ -34,7 +34,8 @@ pub fn due_at(certificate: &Certificate, wish: Option<Timestamp>) -> Timestamp {
         return wish;
     }
     let life = certificate.not_after.duration_since(certificate.not_before).as_secs().max(0);
-    let spread = certificate.serial.as_bytes().iter().fold(0u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(*b)));
+    let spread =
+        certificate.serial.as_bytes().iter().fold(0u32, |sum, b| sum.wrapping_mul(31).wrapping_add(u32::from(*b)));
     // 450 to 550 thousandths of the life.
     let share = 450 + i64::from(spread % 101);
     let after = SignedDuration::from_secs(life / 1000 * share + life % 1000 * share / 1000);

@@ -1,13 +1,14 @@
 //! One stream: hello → welcome → batches one way, cumulative acknowledgements the other.
 
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use picket_model::Seq;
 use picket_proto::convert::{event_to_wire, info_to_wire};
+use picket_proto::limits;
 use picket_proto::v1::uplink_client::UplinkClient;
 use picket_proto::v1::{self, uplink_request, uplink_response};
-use picket_proto::limits;
 use picket_service::chain::Chain;
 use picket_service::tls::connector::Dialer;
 use tokio::sync::mpsc;
@@ -72,7 +73,7 @@ impl<'a> Session<'a> {
     async fn stream(&mut self, cancel: &CancellationToken) -> Result<End, End> {
         let channel = self.dialer.connect().await.map_err(|e| End::Failed(e.to_string()))?;
         // A certificate that ended within the collector's grace is good for renewal only, so that comes first.
-        if renew::due(self.loaded, self.now()) {
+        if self.now() >= self.loaded.certificate.not_after && self.should_renew() {
             self.renew(&channel).await?;
             return Ok(End::Again("the certificate was renewed"));
         }
@@ -101,9 +102,16 @@ impl<'a> Session<'a> {
                     progress = Instant::now();
                 },
                 _ = heartbeat.tick() => self.heartbeat(&open).await,
-                _ = identity.tick() => if renew::due(self.loaded, self.now()) {
-                    self.renew(&channel).await?;
-                    return Ok(End::Again("the certificate was renewed"));
+                _ = identity.tick() => if self.should_renew() {
+                    match self.renew(&channel).await {
+                        Ok(()) => return Ok(End::Again("the certificate was renewed")),
+                        // The certificate there is still good: reporting goes on.
+                        Err(End::Failed(reason)) => tracing::warn!(
+                            reason, not_after = %self.loaded.certificate.not_after,
+                            "the node's certificate is due for renewal; it is tried again"
+                        ),
+                        Err(end) => return Err(end),
+                    }
                 },
                 () = tokio::time::sleep_until(stalled), if open.window.under_way() > 0 => {
                     return Err(End::Failed(format!(
@@ -183,7 +191,8 @@ impl<'a> Session<'a> {
             tracing::error!(%acknowledged, %next, "the state folder is older than what the collector knows; a new epoch begins");
             let now = self.now();
             return match self.shared.ledger.with(|l| l.begin_epoch(&why, now)) {
-                Ok(_) => Err(End::Again("a new epoch began")),
+                // With the backoff of a failure: a collector that says so each time must not wear out the disk.
+                Ok(_) => Err(End::Failed(format!("{}: {why}", self.dialer.address()))),
                 Err(error) => Err(End::Failed(format!("cannot begin a new epoch: {}", Chain(&error)))),
             };
         }
@@ -287,7 +296,18 @@ impl<'a> Session<'a> {
         send(&open.requests, uplink_request::Frame::Heartbeat(beat)).await;
     }
 
+    /// Is the next certificate due, and was it not just asked for? The second holds when this node's clock is wrong,
+    /// or the collector refuses: neither may become a storm of requests.
+    fn should_renew(&self) -> bool {
+        let certificate = &self.loaded.certificate;
+        let life = Duration::try_from(certificate.not_after.duration_since(certificate.not_before)).unwrap_or_default();
+        let pause = (life / 20).min(Duration::from_secs(3600)).max(self.shared.settings.identity_check);
+        let asked = *self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        renew::due(self.loaded, self.now()) && asked.is_none_or(|asked| asked.elapsed() >= pause)
+    }
+
     async fn renew(&self, channel: &Channel) -> Result<(), End> {
+        *self.shared.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         match renew::renew(channel.clone(), self.shared.identity, self.loaded).await {
             Ok(certificate) => {
                 tracing::info!(not_after = %certificate.not_after, "the node's certificate was renewed");
