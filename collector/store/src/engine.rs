@@ -30,6 +30,11 @@ impl Batch {
         self.writes.push((key, None));
     }
 
+    /// All writes, in order; none as a value removes the key.
+    pub fn writes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.writes.iter().map(|(key, value)| (key.as_slice(), value.as_deref()))
+    }
+
     /// Nothing to write?
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()

@@ -74,10 +74,9 @@ pub(crate) fn format_of(engine: &impl Engine) -> Result<Format, StoreError> {
 impl KvStore<MemoryEngine> {
     /// An empty store in memory.
     pub fn in_memory() -> Self {
-        let (engine, own_epoch) = (MemoryEngine::default(), Epoch::from_uuid(Uuid::now_v7()));
         Self {
-            engine,
-            own_epoch,
+            engine: MemoryEngine::default(),
+            own_epoch: Epoch::from_uuid(Uuid::now_v7()),
             write: Mutex::new(WriteState { next: Position(1), received_ms: i64::MIN }),
             last: AtomicU64::new(0),
             mark: AtomicU64::new(0),
@@ -86,8 +85,11 @@ impl KvStore<MemoryEngine> {
 }
 
 impl<E: Engine> KvStore<E> {
-    /// The store in an engine whose format is [`Format::Known`], or that is empty.
-    pub(crate) fn new(engine: E) -> Result<Self, StoreError> {
+    /// The store in an engine of one's own, which must be empty or hold a store of this format.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn new(engine: E) -> Result<Self, StoreError> {
         let own_epoch = match engine.get(&key::meta(OWN_EPOCH_NAME))? {
             Some(value) => <[u8; 16]>::try_from(value.as_slice()).map(Epoch::from_bytes).map_err(|_| {
                 StoreError::damaged("own epoch", &key::meta(OWN_EPOCH_NAME), "it does not have 16 bytes")
