@@ -12,6 +12,7 @@ use crate::fields::{Flags, View};
 use crate::index::Index;
 use crate::rule::{Kind, Rule};
 use crate::site::Site;
+use crate::trail::{Sign, Trail};
 use crate::window::{Open, Started, Waiting, Window, Windows, fingerprint};
 
 /// Most audit ids a detection carries.
@@ -92,6 +93,7 @@ pub struct Detector {
     site: Arc<Site>,
     windows: Windows,
     started: Started,
+    trail: Trail,
     /// When the first event ever was, for rules that learn at first.
     first: Option<i64>,
     /// The latest time seen: windows end by it.
@@ -121,12 +123,13 @@ fn place(detection: &Detection) -> Place {
 
 /// The detector's memory as it is stored.
 #[derive(Serialize, Deserialize)]
-struct State {
+struct State<T> {
     version: u32,
     first: Option<i64>,
     now: i64,
     counters: Counters,
     started: Vec<(u64, u64)>,
+    trail: T,
     windows: Vec<(u64, Window)>,
 }
 
@@ -156,6 +159,7 @@ impl Detector {
             settings,
             windows,
             started: Started::default(),
+            trail: Trail::default(),
             first: None,
             now: i64::MIN,
             counters: Counters::default(),
@@ -182,9 +186,11 @@ impl Detector {
     /// Judges one event; what is to be reported is appended to `out`.
     pub fn observe(&mut self, event: &Event<'_>, position: Position<'_>, out: &mut Vec<Detection>) {
         self.counters.events += 1;
-        // E1: a request that has only arrived is not judged.
         let stage = event.stage.as_deref();
-        if stage == Some("RequestReceived") {
+        let time = event.micros();
+        let gap = time.and_then(|time| self.trail.time(event, time));
+        // E1: a request that has only arrived is not judged, but it shows that the log goes on.
+        if stage == Some("RequestReceived") && gap.is_none() {
             return;
         }
         let first_final = self.first_final(event, stage);
@@ -199,10 +205,20 @@ impl Detector {
             }
         });
         let created_secret = view.flag(Flags::CREATED) && view.flag(Flags::OK) && view.res() == Some("secrets");
-        if hits.is_empty() && !created_secret && self.first.is_some() {
+        let now = time.unwrap_or(self.now.max(0));
+        let restart = matches!(gap, Some(Sign::Gap { restart: true }));
+        let signs = [
+            gap.map(|_| "audit-gap"),
+            self.trail.id(event, now).map(|_| "audit-id-collision"),
+            if view.flag(Flags::DONE) { self.trail.level(event, now).map(|_| "audit-level-downgrade") } else { None },
+        ];
+        if hits.is_empty() && !created_secret && self.first.is_some() && signs.iter().all(Option::is_none) {
             return;
         }
-        let time = event.time().map_or(self.now.max(0), Timestamp::as_microsecond);
+        for sign in signs.into_iter().flatten() {
+            hits.extend(self.rules.iter().position(|rule| rule.id == sign && rule.matches(&view)));
+        }
+        let time = now;
         self.first.get_or_insert(time);
         if time > self.now {
             self.now = time;
@@ -213,7 +229,7 @@ impl Detector {
         }
         for at in hits {
             self.counters.matches += 1;
-            self.count(at, &view, time, position, out);
+            self.count(at, &view, time, position, restart, out);
         }
     }
 
@@ -282,12 +298,17 @@ impl Detector {
         }
     }
 
-    fn count(&mut self, at: usize, view: &View<'_>, time: i64, position: Position<'_>, out: &mut Vec<Detection>) {
+    fn count(
+        &mut self,
+        at: usize,
+        view: &View<'_>,
+        time: i64,
+        position: Position<'_>,
+        restart: bool,
+        out: &mut Vec<Detection>,
+    ) {
         let Some(rule) = self.rules.get(at) else { return };
         let stateful = &rule.stateful;
-        if stateful.kind == Kind::Absence {
-            return;
-        }
         let window_us = stateful.window_s.unwrap_or(ROLL_UP_S).saturating_mul(MICROS);
         let hold_us = stateful.cooldown_s.unwrap_or(stateful.window_s.unwrap_or(ROLL_UP_S)).saturating_mul(MICROS);
         let key = key_of(rule, view);
@@ -296,7 +317,8 @@ impl Detector {
             .warmup_s
             .zip(self.first)
             .is_some_and(|(warmup, first)| time < first.saturating_add(warmup.saturating_mul(MICROS)));
-        if learning {
+        // A silence that the API server's own start ends was most likely a restart.
+        if learning || (restart && rule.id == "audit-gap") {
             severity = severity.min(Severity::Low);
         }
         let audit_id = short(view.event.audit_id.as_deref().unwrap_or(""));
@@ -395,6 +417,7 @@ impl Detector {
             now: self.now,
             counters: self.counters(),
             started: self.started.entries(),
+            trail: &self.trail,
             windows,
         })?)
     }
@@ -404,13 +427,14 @@ impl Detector {
     /// # Errors
     /// [`StateError`] when the bytes are something else; the detector then is as it was.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let state: State = serde_json::from_slice(bytes)?;
+        let state: State<Trail> = serde_json::from_slice(bytes)?;
         if state.version != STATE_VERSION {
             return Err(StateError::Version(state.version));
         }
         self.first = state.first;
         self.now = state.now;
         self.counters = state.counters;
+        self.trail = state.trail.restored();
         self.started = Started::default();
         for (id, request) in state.started {
             self.started.insert(id, request);

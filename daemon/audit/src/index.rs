@@ -160,7 +160,7 @@ impl Index {
         let mut index = Self::default();
         for (at, rule) in rules.iter().enumerate() {
             let facts = facts(&rule.compiled);
-            if rule.stateful.kind != Kind::Absence {
+            if !matches!(rule.stateful.kind, Kind::Absence | Kind::Trail) {
                 match &facts.resources {
                     Some(resources) => {
                         for resource in resources {

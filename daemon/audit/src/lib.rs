@@ -16,6 +16,7 @@ mod index;
 mod replay;
 mod rule;
 mod site;
+mod trail;
 mod window;
 
 pub use detector::{Counters, Detector, MAX_AUDIT_IDS, Mode, Position, Reason, Settings, StateError};

@@ -43,8 +43,10 @@ pub enum Kind {
     Compare,
     /// Like `each`; the rule depends on a list of the site.
     Config,
-    /// Judged by the reader, not by single events.
+    /// Judged by the reader of the live log, not by its events.
     Absence,
+    /// Judged over the sequence of all events; then like `first_seen`.
+    Trail,
 }
 
 /// A severity that holds when a named search of the same rule matches.
