@@ -1,6 +1,7 @@
 //! Arguments and environment into options, as K3s' option parser does it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use picket_model::Role;
 
@@ -283,9 +284,8 @@ impl Parsed {
             let detail = format!("`{}` needs {wanted}: K3s does not start with this value", option.name);
             self.problem(place.0, place.1, detail);
         }
-        if option.name == "egress-selector-mode" && !matches!(value, "agent" | "cluster" | "pod" | "disabled") {
-            let detail =
-                "`egress-selector-mode` is none of agent, cluster, pod, disabled: K3s does not start".to_owned();
+        if let Some(wanted) = unfit(&option.name, value) {
+            let detail = format!("`{}` is no {wanted}: K3s does not start with this value", option.name);
             self.problem(place.0, place.1, detail);
         }
     }
@@ -333,6 +333,45 @@ impl Parsed {
             };
             self.warnings.push(warning);
         }
+    }
+}
+
+/// What a value should be and is not, for options whose values K3s checks at start. Empty values count as not given.
+fn unfit(name: &str, value: &str) -> Option<&'static str> {
+    let each = |fits: fn(&str) -> bool| value.split(',').map(str::trim).filter(|v| !v.is_empty()).all(fits);
+    match name {
+        "egress-selector-mode" => {
+            (!matches!(value, "agent" | "cluster" | "pod" | "disabled")).then_some("agent, cluster, pod or disabled")
+        }
+        "cluster-cidr" | "service-cidr" => (!each(is_cidr)).then_some("network such as 10.42.0.0/16"),
+        "cluster-dns" | "node-ip" | "node-external-ip" => {
+            (!each(|v| v.parse::<IpAddr>().is_ok())).then_some("IP address")
+        }
+        "service-node-port-range" if !value.is_empty() => {
+            (!is_port_range(value)).then_some("range such as 30000-32767")
+        }
+        _ => None,
+    }
+}
+
+fn is_cidr(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(ip, bits)| {
+        let most = match ip.parse() {
+            Ok(IpAddr::V4(_)) => 32,
+            Ok(IpAddr::V6(_)) => 128,
+            Err(_) => return false,
+        };
+        bits.parse::<u8>().is_ok_and(|b| b <= most)
+    })
+}
+
+/// `from-to`, `from+count`, or one port.
+fn is_port_range(text: &str) -> bool {
+    let port = |t: &str| t.trim().parse::<u16>().ok();
+    match (text.split_once('-'), text.split_once('+')) {
+        (Some((from, to)), _) => port(from).zip(port(to)).is_some_and(|(from, to)| from <= to),
+        (None, Some((from, count))) => port(from).is_some() && port(count).is_some(),
+        (None, None) => port(text).is_some(),
     }
 }
 

@@ -127,6 +127,8 @@ pub enum Trap {
     DuplicateKey,
     /// A part of the unit or an environment file that could not be read or understood.
     UnitNotUnderstood,
+    /// More were found than are listed.
+    More,
 }
 
 /// A trap that was found.
@@ -175,6 +177,9 @@ pub struct EffectiveConfig {
     /// Components in each version that is possible here; one entry where the version is known.
     #[serde(skip)]
     pub(crate) variants: Vec<(K3sVersion, BTreeMap<String, Flags>)>,
+    /// K3s' default of each option that has one.
+    #[serde(skip)]
+    pub(crate) defaults: BTreeMap<String, String>,
     /// Whether the configuration files could be read and merged; if not, their values are not known.
     #[serde(skip)]
     pub(crate) files_understood: bool,

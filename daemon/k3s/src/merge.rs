@@ -212,7 +212,7 @@ fn fold(
         let text = yaml::to_text(key_node);
         let (key, append) = text.strip_suffix('+').map_or((text.as_str(), false), |k| (k, true));
         let line = key_node.line;
-        if !values.contains_key(key) && !order.iter().any(|k| k == key) {
+        if !values.contains_key(key) {
             order.push(key.to_owned());
         }
         let item = Item { node: value.clone(), path: path.to_owned(), line, layer };

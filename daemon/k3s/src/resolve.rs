@@ -6,7 +6,7 @@ use picket_model::Role;
 
 use crate::argv::{self, Given, Parsed};
 use crate::components::{self, Inputs};
-use crate::effective::{AcrossVersions, EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem};
+use crate::effective::{AcrossVersions, EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem, Trap, Warning};
 use crate::files::NodeFiles;
 use crate::merge::{self, Merged};
 use crate::options::Known;
@@ -92,11 +92,13 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         Ok(value) if role != Some(Role::Agent) => value,
         _ => None,
     };
+    bound(&mut problems, &mut warnings);
     sources.sort();
     sources.dedup();
     EffectiveConfig {
         role,
         version,
+        defaults: known.iter().filter_map(|o| Some((o.name.clone(), o.default.clone()?))).collect(),
         options: options(parsed.given),
         components: common(&variants),
         kubelet_config: kubelet.merged().filter(|_| !no_kubelet),
@@ -141,6 +143,23 @@ fn kubelet_next(
         next.parts.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
     }
     next.merged()
+}
+
+/// Problems and warnings listed at most; a last entry says how many more there are.
+const LISTED: usize = 500;
+
+fn bound(problems: &mut Vec<Problem>, warnings: &mut Vec<Warning>) {
+    let more = |count: usize| format!("{} more of the kind are not listed", count - LISTED);
+    if problems.len() > LISTED {
+        let detail = more(problems.len());
+        problems.truncate(LISTED);
+        problems.push(Problem { path: None, line: None, detail });
+    }
+    if warnings.len() > LISTED {
+        let detail = more(warnings.len());
+        warnings.truncate(LISTED);
+        warnings.push(Warning { trap: Trap::More, path: None, line: None, option: None, detail });
+    }
 }
 
 /// Whether K3s drops unknown keys: only on a server, and only if the role is the first word after the program.
@@ -228,8 +247,7 @@ impl EffectiveConfig {
         if let Some(value) = self.option(name) {
             return Some(value.value.clone());
         }
-        let known = Known::of(self.role.unwrap_or(Role::Server));
-        known.get(name).and_then(|o| o.default.clone())
+        self.defaults.get(name).cloned()
     }
 
     /// A boolean option, its default included.

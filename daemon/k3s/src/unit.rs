@@ -43,6 +43,11 @@ impl Start {
         })
     }
 
+    fn warn_whole(&mut self, detail: &str) {
+        let path = self.path.clone();
+        self.warn(&path, None, detail);
+    }
+
     fn warn(&mut self, path: &str, line: Option<u32>, detail: impl Into<String>) {
         self.warnings.push(Warning {
             trap: Trap::UnitNotUnderstood,
@@ -83,8 +88,12 @@ pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>) -> Found {
     }
     let mut found: Vec<(bool, u8, Start)> = Vec::new();
     for name in unit_names(files) {
-        let Some(start) = read_unit(files, &name) else { continue };
+        let Some(mut start) = read_unit(files, &name) else { continue };
         let Some((unit_role, _)) = start.role() else {
+            let plain = matches!(name.as_str(), "k3s.service" | "k3s-agent.service");
+            if plain && start.warnings.is_empty() {
+                start.warn_whole("its ExecStart= names neither server nor agent: the command line is not known");
+            }
             out.blind.extend(start.warnings);
             continue;
         };

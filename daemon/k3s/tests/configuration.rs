@@ -112,6 +112,10 @@ fn what_k3s_refuses() {
         ("token: x\nt: y\n", 2),
         ("--debug: true\n", 1),
         ("egress-selector-mode: off\n", 1),
+        ("cluster-cidr: 10.42.0.0/16,10.0.0.0/40\n", 1),
+        ("service-cidr: [10.43.0.0]\n", 1),
+        ("debug: true\nnode-ip: eth0\n", 2),
+        ("service-node-port-range: 30000..32767\n", 1),
         ("kube-apiserver-arg:\n- tls-cipher-suites\n", 2),
         ("kubelet-arg:\n- config=/nowhere\n", 2),
         ("a:\n-\tb\n", 2),
@@ -139,6 +143,13 @@ fn alias_bombs_and_depth_are_bounded() {
         bomb += &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{before}"); 10].join(", "));
     }
     assert!(problems(&server(&bomb))[0].1.contains("aliasing"));
+    let text = format!("a: &a \"{}\"\nb: [{}]\n", "x".repeat(400_000), vec!["*a"; 100_000].join(","));
+    assert!(problems(&server(&text))[0].1.contains("aliasing"), "text counts too");
+    let many: String = (0..60_000).map(|i| format!("k{i}: \"x\"\n")).collect();
+    let config = server(&many);
+    assert!(config.files_understood() && config.options.len() == 60_000);
+    assert_eq!(config.warnings.len(), 501, "the last one says how many more");
+    assert_eq!(config.warnings[500].trap, Trap::More);
     let deep = format!("a: {}", "[".repeat(100_000));
     assert_eq!(server(&deep).problems.len(), 1);
 }

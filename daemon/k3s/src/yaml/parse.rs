@@ -12,6 +12,8 @@ use super::{Node, Value, resolve};
 const DEPTH_LIMIT: usize = 100;
 /// Nodes after all aliases are followed, for a document that has aliases.
 const EXPANDED_LIMIT: usize = 100_000;
+/// So many bytes of text weigh as much as a node.
+const TEXT_WEIGHT: usize = 32;
 
 /// Why a file is no YAML that K3s takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -185,13 +187,20 @@ impl<'a> Tabs<'a> {
 
     /// Lines that begin with a tab and hold no token of their own.
     fn finish(&self) -> Result<(), LoadError> {
+        // How many free stretches begin and end at each line.
+        let mut steps: BTreeMap<usize, i64> = BTreeMap::new();
+        for (from, to) in &self.free {
+            *steps.entry(from + 1).or_default() += 1;
+            *steps.entry(to + 1).or_default() -= 1;
+        }
+        let mut free = 0;
         for (i, line) in self.lines.iter().enumerate() {
             let number = i + 1;
+            free += steps.get(&number).copied().unwrap_or_default();
             if number > self.last.max(1) + 1 {
                 break;
             }
-            let free = self.free.iter().any(|(from, to)| number > *from && number <= *to);
-            if line.starts_with('\t') && !free {
+            if free == 0 && line.starts_with('\t') {
                 return Self::refuse(number);
             }
         }
@@ -286,7 +295,7 @@ impl Builder {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let node = scalar(&text, style, tag.as_deref(), line)?;
-                self.put(node, anchor, 1)
+                self.put(node, anchor, 1 + text.len() / TEXT_WEIGHT)
             }
             Event::SequenceStart(_, anchor, _) => self.open(anchor, false, line),
             Event::MappingStart(_, anchor, _) => self.open(anchor, true, line),
