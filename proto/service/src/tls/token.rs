@@ -99,7 +99,7 @@ impl EnrollToken {
 
     /// The whole token as text, with its secret: for the one who may use it.
     pub fn reveal(&self) -> Zeroizing<String> {
-        let secret = Zeroizing::new(hex::encode(&*self.secret));
+        let secret = Zeroizing::new(hex::encode(self.secret.as_slice()));
         Zeroizing::new(format!("{PREFIX}.{}.{}.{}", self.id, *secret, self.pin))
     }
 }
