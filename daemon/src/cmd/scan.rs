@@ -80,7 +80,11 @@ pub fn scan(host: &Host, ask: &Ask<'_>, policy: &Policy) -> Report {
 pub fn describe(host: &Host, seen: &Seen) -> report::Node {
     report::Node {
         info: NodeInfo {
-            hostname: host.hostname().unwrap_or_default(),
+            // A tree without /etc/hostname still has a name where K3s was given one.
+            hostname: host
+                .hostname()
+                .or_else(|| seen.configuration.option("node-name").map(|v| v.value.clone()))
+                .unwrap_or_default(),
             role: seen.snapshot.role,
             k3s_version: seen.snapshot.k3s_version.clone(),
             picket_version: env!("CARGO_PKG_VERSION").to_owned(),
