@@ -9,7 +9,7 @@ pub mod run;
 pub mod scan;
 pub mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -49,6 +49,14 @@ impl Node {
         };
         host.map_err(|e| Failure::failed("cannot look at the node", e))
     }
+}
+
+/// Refuses a folder given as root that is none: a typo must not look like an empty node.
+///
+/// # Errors
+/// [`Failure::Usage`].
+pub fn is_folder(path: &Path) -> Result<(), Failure> {
+    if path.is_dir() { Ok(()) } else { Err(Failure::Usage(format!("--root {}: no such folder", path.display()))) }
 }
 
 /// The role a person gives on the command line.
