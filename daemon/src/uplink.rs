@@ -44,6 +44,8 @@ pub struct Settings {
     pub ack_timeout: Duration,
     /// How often to look whether the identity is there, or due for renewal.
     pub identity_check: Duration,
+    /// How often to try again to write what waits in memory because the disk took nothing.
+    pub disk_retry: Duration,
 }
 
 impl Default for Settings {
@@ -54,6 +56,7 @@ impl Default for Settings {
             welcome_timeout: Duration::from_secs(15),
             ack_timeout: Duration::from_secs(120),
             identity_check: Duration::from_secs(60),
+            disk_retry: Duration::from_secs(5),
         }
     }
 }
@@ -137,8 +140,24 @@ impl Uplink {
     /// Keeps the link up until `cancel`. Every failure is logged, shown in [`LinkState`] and tried again; a node that
     /// is not enrolled yet waits until it is.
     pub async fn run(self, cancel: CancellationToken) {
-        cancel.run_until_cancelled(Box::pin(self.keep_up(&cancel))).await;
+        let work = async { tokio::join!(Box::pin(self.keep_up(&cancel)), self.keep_trying_the_disk()) };
+        cancel.run_until_cancelled(work).await;
         self.state.send_modify(|s| s.connected_since = None);
+    }
+
+    /// What waits in memory while the disk takes nothing is tried again without waiting for the next event.
+    async fn keep_trying_the_disk(&self) {
+        let mut again = tokio::time::interval(self.settings.disk_retry);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            again.tick().await;
+            let now = self.clock.now();
+            self.ledger.with(|ledger| {
+                if ledger.stats().disk_error.is_some() {
+                    ledger.retry(now);
+                }
+            });
+        }
     }
 
     async fn keep_up(&self, cancel: &CancellationToken) {

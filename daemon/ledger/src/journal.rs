@@ -256,11 +256,16 @@ impl Journal {
         let merged = Segment { first: front.first, last: back.last, bytes };
         let gone: Vec<Segment> = self.segments.splice(from..to, [merged]).skip(1).collect();
         // Until they are gone, these overrule the merged segment record by record: a crash in between costs nothing.
-        // One that cannot be removed now would do so at the next start, when the gap was told already.
+        // One that cannot be removed brings back what was given up at the next start, and loses nothing.
         for segment in gone {
-            self.disk.remove(&file_name(segment.first))?;
+            if let Err(error) = self.disk.remove(&file_name(segment.first)) {
+                tracing::warn!(%error, "a merged segment of the outbox could not be removed");
+            }
         }
-        self.disk.sync_names()
+        if let Err(error) = self.disk.sync_names() {
+            tracing::warn!(%error, "the removal of merged segments could not be synced");
+        }
+        Ok(())
     }
 }
 

@@ -316,7 +316,7 @@ impl Ledger {
         Ok(self.write_waiting(true, now))
     }
 
-    /// Tries again to write what waits in memory.
+    /// Tries again to write what waits in memory. [`Stats::disk_error`] says whether that is due.
     pub fn retry(&mut self, now: Timestamp) -> Appended {
         self.write_waiting(false, now)
     }
@@ -548,7 +548,9 @@ impl Ledger {
             self.journal.seal();
             let target = self.limits.outbox_bytes / 4 * 3;
             let plan = pressure::Plan::make(&self.journal, self.acknowledged, target)?;
-            let lost = plan.carry_out(&mut self.journal, self.limits.segment_bytes)?;
+            let mut lost = Tally::default();
+            let done = plan.carry_out(&mut self.journal, self.limits.segment_bytes, &mut lost);
+            lost.forget_through(GapReason::Damaged, self.acknowledged);
             if !lost.is_empty() {
                 tracing::warn!(
                     events = lost.count(),
@@ -557,7 +559,9 @@ impl Ledger {
                 );
             }
             self.given_up += lost.count();
+            // Told with the next number, whatever else fails: the segments name that number.
             self.owed.merge(lost);
+            done?;
         }
         // What may not be given up can be more than the limit: do not try again with each append.
         self.relief_at = self.limits.outbox_bytes.max(self.journal.bytes() + self.limits.outbox_bytes / 8);

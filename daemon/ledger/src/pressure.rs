@@ -109,10 +109,10 @@ impl Plan {
         }
     }
 
-    /// Rewrites the segments, neighbours together while they are small. Each step leaves a sound journal.
-    pub(crate) fn carry_out(&self, journal: &mut Journal, segment_bytes: u64) -> io::Result<Tally> {
+    /// Rewrites the segments, neighbours together while they are small. Each step leaves a sound journal, and what it
+    /// gave up is in `lost`, also when a later step fails.
+    pub(crate) fn carry_out(&self, journal: &mut Journal, segment_bytes: u64, lost: &mut Tally) -> io::Result<()> {
         let next = journal.next();
-        let mut lost = Tally::default();
         let mut from = 0;
         while from < journal.segments.len() {
             let mut records = Vec::new();
@@ -135,8 +135,7 @@ impl Plan {
             lost.merge(group);
             from += 1;
         }
-        lost.forget_through(GapReason::Damaged, self.acknowledged);
-        Ok(lost)
+        Ok(())
     }
 }
 
