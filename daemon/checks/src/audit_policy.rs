@@ -84,7 +84,8 @@ pub struct GroupResources {
 }
 
 /// Verbs of requests on resources.
-pub(crate) const ALL_VERBS: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+pub(crate) const ALL_VERBS: [&str; 8] =
+    ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
 
 /// Most rules a policy may have to be looked at.
 const MAX_RULES: usize = 2000;

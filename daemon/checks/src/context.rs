@@ -57,14 +57,10 @@ impl<'a> Context<'a> {
 
     /// A path of the catalogue with the node's own data dir.
     pub(crate) fn path(&self, text: &str) -> String {
-        let text = text.strip_prefix("<data-dir>").map_or_else(
-            || match text.strip_prefix(DEFAULT_DATA_DIR) {
-                Some(rest) => format!("{}{rest}", self.snap.data_dir),
-                None => text.to_owned(),
-            },
-            |rest| format!("{}{rest}", self.snap.data_dir),
-        );
-        text
+        match text.strip_prefix("<data-dir>").or_else(|| text.strip_prefix(DEFAULT_DATA_DIR)) {
+            Some(rest) => format!("{}{rest}", self.snap.data_dir),
+            None => text.to_owned(),
+        }
     }
 
     /// A remedy with the node's own data dir.
@@ -79,10 +75,8 @@ impl<'a> Context<'a> {
     /// The possible values of a component's flag: several where K3s versions differ.
     pub(crate) fn flag(&self, component: &str, name: &str) -> Result<Vec<&'a [Setting]>, String> {
         let config = self.config()?;
-        let flags = config
-            .components
-            .get(component)
-            .ok_or_else(|| format!("the flags of {component} are not known"))?;
+        let flags =
+            config.components.get(component).ok_or_else(|| format!("the flags of {component} are not known"))?;
         Ok(match flags.get(name) {
             Some(flag) if !flag.possible.is_empty() => flag.possible.iter().map(Vec::as_slice).collect(),
             _ => vec![&[][..]],
@@ -183,7 +177,10 @@ impl<'a> Context<'a> {
                 None => Answer::Unknown(NO_ROLE.to_owned()),
                 Some(Role::Server) => with_config(&|config| {
                     let off = config.is_true("disable-cloud-controller") && config.list_has("disable", "servicelb");
-                    Answer::of(!off, "the cloud controller does not run: disable-cloud-controller, and servicelb is off")
+                    Answer::of(
+                        !off,
+                        "the cloud controller does not run: disable-cloud-controller, and servicelb is off",
+                    )
                 }),
             },
             Term::FlannelOrHostLocalCni => {

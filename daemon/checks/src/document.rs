@@ -49,9 +49,7 @@ pub fn parse_yaml_map(bytes: &[u8]) -> Result<Value, DocumentError> {
     let text = std::str::from_utf8(bytes).map_err(|_| DocumentError::NotText)?;
     let value = if text.trim_start().starts_with('{') {
         // JSON is much the faster way, and the only one for K3s's own encryption configuration.
-        serde_json::from_str::<Value>(text)
-            .ok()
-            .map_or_else(|| from_yaml(text), Ok)?
+        serde_json::from_str::<Value>(text).ok().map_or_else(|| from_yaml(text), Ok)?
     } else {
         from_yaml(text)?
     };

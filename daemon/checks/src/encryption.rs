@@ -71,10 +71,9 @@ fn group(entry: &Value) -> Result<EncryptionGroup, DocumentError> {
             return Err(DocumentError::shape("every provider must be a map with one key"));
         };
         let key_names = match body.get("keys") {
-            Some(Value::Array(keys)) => keys
-                .iter()
-                .map(|key| key.get("name").and_then(Value::as_str).unwrap_or_default().to_owned())
-                .collect(),
+            Some(Value::Array(keys)) => {
+                keys.iter().map(|key| key.get("name").and_then(Value::as_str).unwrap_or_default().to_owned()).collect()
+            }
             _ => Vec::new(),
         };
         providers.push(Provider { kind: kind.clone(), key_names });
@@ -103,7 +102,8 @@ impl EncryptionState {
         let shape = || DocumentError::shape("one line of the form <stage>-<sha256> was expected");
         let (stage, hash) = text.rsplit_once('-').ok_or_else(shape)?;
         let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
-        let is_stage = !stage.is_empty() && stage.len() <= 64 && stage.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let is_stage =
+            !stage.is_empty() && stage.len() <= 64 && stage.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         if !is_hash || !is_stage {
             return Err(shape());
         }

@@ -3,7 +3,7 @@
 //! 1. Is the control listed? 2. Does its scope fit the role? 3. Its precondition. 4. `manual` and `report`.
 //! 5. Its source. 6. Its op.
 
-use picket_model::{Evidence, Role, State, Status, Verdict};
+use picket_model::{Evidence, Role, Severity, State, Status, Verdict};
 
 use crate::catalogue::{Control, IfAbsent, Op, Scope, Source};
 use crate::context::{Answer, Context, NO_ROLE};
@@ -45,6 +45,7 @@ fn verdicts(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<Verd
     let words_in = Context::in_force(snapshot, policy);
     let expected = words::expected(words_in, control);
     let remedy = words_in.remedy(&control.remedy);
+    let severity = severity(words_in, control);
     both_states(snapshot, policy, control)
         .into_iter()
         .map(|row| {
@@ -54,7 +55,7 @@ fn verdicts(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<Verd
                 control: control.id.clone(),
                 subject: row.subject,
                 status: row.status,
-                severity: control.severity,
+                severity,
                 title: control.title.clone(),
                 observed: row.observed,
                 expected: expected.clone(),
@@ -65,6 +66,17 @@ fn verdicts(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<Verd
             }
         })
         .collect()
+}
+
+/// The control's severity. Values that are not persisted keep K3s down after the next reboot where the kubelet insists
+/// on them.
+fn severity(ctx: Context<'_>, control: &Control) -> Severity {
+    let insists = || ctx.config().is_ok_and(|config| config.is_true("protect-kernel-defaults"));
+    if control.expected.op == Op::PersistedEquals && insists() {
+        control.severity.max(Severity::High)
+    } else {
+        control.severity
+    }
 }
 
 /// Judges what is on disk and what is in force, where the two can differ.
@@ -202,7 +214,8 @@ fn combination(ctx: Context<'_>, control: &Control, depth: u8) -> Vec<Row> {
         }
     });
     let deciding: Vec<&str> = parts.iter().filter(|(_, s)| *s == status).map(|(id, _)| id.as_str()).collect();
-    let observed = if deciding.is_empty() { "no part applies".to_owned() } else { format!("{status}: {}", deciding.join(", ")) };
+    let observed =
+        if deciding.is_empty() { "no part applies".to_owned() } else { format!("{status}: {}", deciding.join(", ")) };
     vec![Row::new(name, status, observed).with_all(evidence)]
 }
 

@@ -77,9 +77,8 @@ pub(crate) fn known(ctx: Context<'_>) -> Row {
     use crate::snapshot::FileMeta;
     use picket_model::Observation;
     let db = format!("{}/server/db", ctx.snap.data_dir);
-    let there = |path: String| -> bool {
-        matches!(ctx.snap.files.get(&path), Some(Observation::<FileMeta>::Value { .. }))
-    };
+    let there =
+        |path: String| -> bool { matches!(ctx.snap.files.get(&path), Some(Observation::<FileMeta>::Value { .. })) };
     let endpoint = ctx.config().ok().and_then(|c| c.option("datastore-endpoint")).filter(|s| !s.value.is_empty());
     let words = if there(format!("{db}/etcd/member")) || there(format!("{db}/etcd")) {
         "embedded etcd"

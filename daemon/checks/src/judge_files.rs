@@ -111,7 +111,9 @@ fn wild<'a>(ctx: Context<'a>, pattern: &FilePattern, out: &mut Selection<'a>) {
         match meta {
             Observation::Value { value } => {
                 let judged_itself = value.link.as_ref().is_some_and(|link| {
-                    link.path.as_ref().is_some_and(|p| p != path && ctx.snap.files.contains_key(p) && pattern.matches(p))
+                    link.path
+                        .as_ref()
+                        .is_some_and(|p| p != path && ctx.snap.files.contains_key(p) && pattern.matches(p))
                 });
                 if !judged_itself {
                     out.found.push((path, value));
@@ -273,8 +275,11 @@ pub(crate) fn absent(control: &Control, subject: impl Into<String>, observed: St
         Some(IfAbsent::AuthenticationConfig | IfAbsent::AuthorizationConfig) | None => Status::Unknown,
     };
     let subject = subject.into();
-    let evidence =
-        if subject.starts_with('/') { Evidence::at(subject.clone(), observed.clone()) } else { Evidence::note(observed.clone()) };
+    let evidence = if subject.starts_with('/') {
+        Evidence::at(subject.clone(), observed.clone())
+    } else {
+        Evidence::note(observed.clone())
+    };
     Row::new(subject, status, observed).with(evidence)
 }
 
@@ -292,8 +297,11 @@ pub(crate) fn limit(ctx: Context<'_>, control: &Control) -> Option<u32> {
     by_version.or_else(|| control.expected.mode())
 }
 
+/// User and group by number.
+type Owner = (u32, u32);
+
 /// The numeric owner asked for. Only root:root occurs; a name would need the node's own user database.
-fn owner(control: &Control) -> Option<(u32, u32)> {
+fn owner(control: &Control) -> Option<Owner> {
     let wanted = match control.expected.op {
         Op::OwnerIs => Some(control.expected.text()),
         _ => control.expected.list(Modifier::AndOwner).into_iter().next(),
@@ -302,7 +310,7 @@ fn owner(control: &Control) -> Option<(u32, u32)> {
 }
 
 /// Judges one entry.
-pub(crate) fn check(path: &str, meta: &FileMeta, limit: Option<u32>, owner: Option<(u32, u32)>) -> Option<Row> {
+fn check(path: &str, meta: &FileMeta, limit: Option<u32>, owner: Option<Owner>) -> Option<Row> {
     let real = meta.resolved()?;
     let mut good = true;
     let mut seen = Vec::new();
@@ -331,7 +339,7 @@ fn all_of(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     let Some(parts) = control.expected.value.as_array() else {
         return vec![Row::unknown(subject(ctx, control), "the catalogue gives no parts")];
     };
-    let mut limits: Vec<(FilePattern, Option<u32>, Option<(u32, u32)>)> = Vec::new();
+    let mut limits: Vec<(FilePattern, Option<u32>, Option<Owner>)> = Vec::new();
     for part in parts {
         let Some(path) = part.get("path").and_then(serde_json::Value::as_str) else { continue };
         let pattern = FilePattern::new(ctx.path(path));

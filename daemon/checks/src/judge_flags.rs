@@ -79,10 +79,7 @@ fn one(ctx: Context<'_>, control: &Control, name: &str, possible: Vec<Found>, wa
         if other.status != first.status {
             return Row::unknown(
                 name,
-                format!(
-                    "K3s versions differ ({} or {}), and the version is not known",
-                    first.observed, other.observed
-                ),
+                format!("K3s versions differ ({} or {}), and the version is not known", first.observed, other.observed),
             )
             .with_all(first.evidence);
         }
@@ -228,7 +225,9 @@ fn etcd_item(ctx: Context<'_>, what: &str) -> Option<(String, Vec<Found>)> {
             // `auto-tls` stands at the top, `client-transport-security.auto-tls` in its section.
             let hit = key.split('.').try_fold(value, |at, part| at.get(part)).filter(|v| !v.is_null());
             match hit.and_then(crate::document::scalar) {
-                Some(text) => Found::Values(vec![Setting::new(text, Evidence::at(path.clone(), key).layer("generated"))]),
+                Some(text) => {
+                    Found::Values(vec![Setting::new(text, Evidence::at(path.clone(), key).layer("generated"))])
+                }
                 None if hit.is_some() => Found::Unknown(format!("{key} in {path} is not a single value")),
                 None => Found::Absent,
             }
@@ -334,7 +333,11 @@ fn show(values: &[Setting]) -> String {
 /// Long values are cut: a row is for people.
 fn clip(text: &str) -> String {
     const LIMIT: usize = 400;
-    if text.chars().count() <= LIMIT { text.to_owned() } else { text.chars().take(LIMIT).chain("…".chars()).collect() }
+    if text.chars().count() <= LIMIT {
+        text.to_owned()
+    } else {
+        text.chars().take(LIMIT).chain("…".chars()).collect()
+    }
 }
 
 /// A readable source without the key.
@@ -373,7 +376,8 @@ fn authentication_config(ctx: Context<'_>, control: &Control, name: &str) -> Row
         Some(Observation::Value { value }) => value,
         other => return Row::unknown(name, why_not(&path, other)),
     };
-    let allowed = control.expected.get(Modifier::Alternative).and_then(|a| a.get("value")).map(texts).unwrap_or_default();
+    let allowed =
+        control.expected.get(Modifier::Alternative).and_then(|a| a.get("value")).map(texts).unwrap_or_default();
     let (good, words) = match &config.anonymous {
         None => (false, "no anonymous block, and the API server's own default is true".to_owned()),
         Some(block) if !block.enabled => (true, "anonymous requests are refused".to_owned()),
@@ -484,7 +488,10 @@ fn psa_exemptions(ctx: Context<'_>, control: &Control) -> Vec<Row> {
         ];
     };
     if let Some(elsewhere) = &pod_security.elsewhere {
-        return vec![Row::unknown(name, format!("the section for PodSecurity stands in {elsewhere}, which is not read"))];
+        return vec![Row::unknown(
+            name,
+            format!("the section for PodSecurity stands in {elsewhere}, which is not read"),
+        )];
     }
     let parts = control.expected.value.as_array().map(Vec::as_slice).unwrap_or_default();
     parts
@@ -584,7 +591,8 @@ fn dropins(ctx: Context<'_>, control: &Control) -> Vec<Row> {
             Observation::Absent => {}
             Observation::Unreadable { reason } => rows.push(Row::unknown(path, format!("cannot be read: {reason}"))),
             Observation::Value { value } => {
-                let weaker: Vec<String> = fields.iter().filter_map(|field| weakness(field, value.get(field)?)).collect();
+                let weaker: Vec<String> =
+                    fields.iter().filter_map(|field| weakness(field, value.get(field)?)).collect();
                 let row = if weaker.is_empty() {
                     Row::new(path, Status::Pass, "weakens nothing")
                 } else {
@@ -635,10 +643,12 @@ fn weakness(field: &str, value: &Value) -> Option<String> {
             (mode.as_str() != Some("Webhook")).then(|| format!("authorization.mode = {}", word(mode)))
         }
         "readOnlyPort" => (value.as_i64() != Some(0)).then(|| format!("readOnlyPort = {}", word(value))),
-        "protectKernelDefaults" | "seccompDefault" | "serverTLSBootstrap" => {
-            let weaker = field != "serverTLSBootstrap" && value != &Value::Bool(true);
-            weaker.then(|| format!("{field} = {}", word(value)))
+        // Weaker than what somebody asked for; K3s itself leaves both off unless told otherwise, so off is said, too.
+        "protectKernelDefaults" | "seccompDefault" => {
+            (value != &Value::Bool(true)).then(|| format!("{field} = {}", word(value)))
         }
+        // Asking the cluster for a serving certificate replaces K3s's own and is no weakness in itself.
+        "serverTLSBootstrap" => None,
         "tlsCertFile" | "staticPodPath" => Some(format!("{field} = {} replaces K3s's own", word(value))),
         "tlsCipherSuites" => {
             let weak: Vec<String> = texts(value).into_iter().filter(|suite| is_weak_suite(suite)).collect();

@@ -66,8 +66,10 @@ fn symlink(ctx: Context<'_>, control: &Control) -> Row {
             let words = format!("a link to {wanted}");
             Row::new(path.clone(), Status::Pass, words.clone()).with(Evidence::at(path, words))
         }
-        (Observation::Absent, _) => Row::new(path.clone(), Status::Fail, format!("a link to {wanted}, which does not exist"))
-            .with(Evidence::at(path, "dangling link")),
+        (Observation::Absent, _) => {
+            Row::new(path.clone(), Status::Fail, format!("a link to {wanted}, which does not exist"))
+                .with(Evidence::at(path, "dangling link"))
+        }
         (Observation::Unreadable { reason }, _) => Row::unknown(path, format!("{wanted} cannot be read: {reason}")),
     }
 }

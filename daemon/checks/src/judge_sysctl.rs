@@ -31,8 +31,7 @@ fn live(ctx: Context<'_>, control: &Control, key: &str) -> Row {
         }
         Some(Observation::Value { value }) => {
             let good = control.expected.values().iter().any(|wanted| same_value(value, wanted));
-            Row::pass_if(key, good, value.clone())
-                .with(Evidence::at(place, format!("{key} = {value}")).layer("kernel"))
+            Row::pass_if(key, good, value.clone()).with(Evidence::at(place, format!("{key} = {value}")).layer("kernel"))
         }
     }
 }
@@ -58,13 +57,11 @@ fn persisted(ctx: Context<'_>, control: &Control) -> Vec<Row> {
             }
             match sysctls.get(key) {
                 None => absent(control, key.clone(), "no file in the sysctl folders sets it".to_owned()),
-                Some(found) => {
-                    Row::pass_if(key, same_value(&found.value, &wanted), found.value.clone()).with(
-                        Evidence::at(found.path.clone(), format!("{key} = {}", found.value))
-                            .line(found.line)
-                            .layer("persisted"),
-                    )
-                }
+                Some(found) => Row::pass_if(key, same_value(&found.value, &wanted), found.value.clone()).with(
+                    Evidence::at(found.path.clone(), format!("{key} = {}", found.value))
+                        .line(found.line)
+                        .layer("persisted"),
+                ),
             }
         })
         .collect()

@@ -29,7 +29,8 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     };
     let only_index = control.expected.get(Modifier::CertIndex).and_then(serde_json::Value::as_u64);
     // What speaks of leaves looks at the first block of each file, unless that is a CA.
-    let leaves_only = matches!(control.expected.op, Op::ValidityDaysAtMost) || (control.expected.op == Op::DaysLeftGe && !named);
+    let leaves_only =
+        matches!(control.expected.op, Op::ValidityDaysAtMost) || (control.expected.op == Op::DaysLeftGe && !named);
     let excluded = control.expected.list(Modifier::Exclude);
 
     let selection = select(ctx, &patterns);
@@ -163,7 +164,10 @@ fn renewal_window(ctx: Context<'_>, control: &Control, subject: &str, certificat
         Some(_) => old,
         None if remaining < days(old) => new,
         None => {
-            return Row::unknown(subject, format!("{words}; the version of K3s, and so its renewal window, is not known"));
+            return Row::unknown(
+                subject,
+                format!("{words}; the version of K3s, and so its renewal window, is not known"),
+            );
         }
     };
     if remaining >= days(window) {

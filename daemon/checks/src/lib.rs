@@ -9,6 +9,7 @@
 
 mod admission;
 mod apiserver_auth;
+mod audit_entries;
 mod audit_policy;
 mod catalogue;
 mod context;
@@ -35,15 +36,17 @@ mod words;
 
 pub use admission::{AdmissionConfig, PodSecurity};
 pub use apiserver_auth::{Anonymous, AuthenticationConfig, AuthorizationConfig};
+pub use audit_entries::{AuditEntries, Counted};
 pub use audit_policy::{AuditPolicy, AuditRule, GroupResources, Level};
-pub use document::{DocumentError, MAX_DOCUMENT, parse_yaml_map};
 pub use catalogue::{
-    Assessment, Catalogue, CatalogueError, Control, Expected, IfAbsent, Modifier, Op, Scope, Source, Standing, Term, Terms,
+    Assessment, Catalogue, CatalogueError, Control, Expected, IfAbsent, Modifier, Op, Scope, Source, Standing, Term,
+    Terms,
 };
+pub use document::{DocumentError, MAX_DOCUMENT, parse_yaml_map};
 pub use encryption::{EncryptionConfig, EncryptionGroup, EncryptionState, Provider};
+pub use evaluate::{evaluate, evaluate_some, worst_status};
 pub use needs::{FilePattern, Needs};
 pub use node_config::{Flag, NodeConfig, Setting};
-pub use evaluate::{evaluate, evaluate_some, worst_status};
 pub use policy::Policy;
 pub use registries::Registries;
 pub use snapshot::*;

@@ -26,7 +26,9 @@ impl Registries {
         for (name, config) in map(value.get("configs"), "configs")? {
             out.entries += 1;
             let skip = config.get("tls").and_then(|tls| tls.get("insecure_skip_verify"));
-            if skip.and_then(scalar).is_some_and(|s| matches!(s.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "y"))
+            if skip
+                .and_then(scalar)
+                .is_some_and(|s| matches!(s.to_ascii_lowercase().as_str(), "true" | "yes" | "on" | "y"))
             {
                 out.unverified.push(name.clone());
             }

@@ -18,6 +18,7 @@ use picket_model::{Observation, Role};
 
 use crate::admission::AdmissionConfig;
 use crate::apiserver_auth::{AuthenticationConfig, AuthorizationConfig};
+use crate::audit_entries::AuditEntries;
 use crate::audit_policy::AuditPolicy;
 use crate::encryption::{EncryptionConfig, EncryptionState};
 use crate::node_config::NodeConfig;
@@ -325,26 +326,4 @@ pub struct AuditLogFacts {
     pub first_seen: Option<Timestamp>,
     /// What the entries read so far say. None: the entries were not read.
     pub entries: Option<AuditEntries>,
-}
-
-/// Counts over the entries of an audit log.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct AuditEntries {
-    /// Entries counted.
-    pub total: u64,
-    /// Entries on Secrets or service-account tokens that hold a request or response body, with a sample place.
-    pub secret_bodies: Counted,
-    /// Entries by a member of `system:masters` that came neither from loopback nor from a server's own address.
-    pub foreign_masters: Counted,
-    /// Request paths (no query) that `system:anonymous` was allowed, at most 100 of them.
-    pub anonymous_allowed: Vec<String>,
-}
-
-/// A count with an example.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Counted {
-    /// How many.
-    pub count: u64,
-    /// Where the first one stands.
-    pub first: Option<picket_model::Evidence>,
 }

@@ -1,6 +1,6 @@
 //! Which sources a control depends on, so that a change re-judges only what it can affect.
 
-use crate::catalogue::{Control, Source, Term};
+use crate::catalogue::{Control, Op, Source, Term};
 use crate::context::Context;
 use crate::judge_files::patterns;
 use crate::needs::FilePattern;
@@ -79,7 +79,10 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
         Source::ControllerManager | Source::Scheduler | Source::CloudController => keys.push(SourceKey::Configuration),
         Source::Kubelet => keys.extend([SourceKey::Configuration, SourceKey::KubeletDropins]),
         Source::Etcd => keys.extend([SourceKey::EtcdConfig, SourceKey::Certificates]),
-        Source::Sysctl => keys.extend([SourceKey::Sysctls, SourceKey::PersistedSysctls]),
+        Source::Sysctl if control.expected.op == Op::PersistedEquals => {
+            keys.extend([SourceKey::PersistedSysctls, SourceKey::Configuration]);
+        }
+        Source::Sysctl => keys.push(SourceKey::Sysctls),
         Source::SecretsEncryption => {
             keys.extend([SourceKey::Encryption, SourceKey::Configuration, SourceKey::Clock]);
         }

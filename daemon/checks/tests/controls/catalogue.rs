@@ -46,13 +46,8 @@ fn ids_are_unique_and_combinations_name_controls_that_exist() {
 #[test]
 fn old_controls_are_listed_only_with_their_benchmark() {
     let mut policy = policy();
-    let legacy: Vec<String> = policy
-        .catalogue
-        .controls()
-        .iter()
-        .filter(|c| c.status == Standing::Legacy)
-        .map(|c| c.id.clone())
-        .collect();
+    let legacy: Vec<String> =
+        policy.catalogue.controls().iter().filter(|c| c.status == Standing::Legacy).map(|c| c.id.clone()).collect();
     assert!(!legacy.is_empty());
     let listed = |policy: &Policy, id: &str| policy.lists(policy.catalogue.get(id).unwrap());
     assert!(legacy.iter().all(|id| !listed(&policy, id)));
@@ -77,7 +72,9 @@ fn what_the_host_must_look_at_follows_the_data_dir() {
 #[test]
 fn patterns_match_as_they_say() {
     let deep = FilePattern::new("/a/tls/**");
-    assert!(deep.matches("/a/tls/x") && deep.matches("/a/tls/x/y") && !deep.matches("/a/tls") && !deep.matches("/a/tlsx/y"));
+    assert!(
+        deep.matches("/a/tls/x") && deep.matches("/a/tls/x/y") && !deep.matches("/a/tls") && !deep.matches("/a/tlsx/y")
+    );
     let keys = FilePattern::new("/a/tls/**/*.key");
     assert!(keys.matches("/a/tls/x.key") && keys.matches("/a/tls/etcd/x.key") && !keys.matches("/a/tls/x.crt"));
     let units = FilePattern::new("/s/k3s*.service.d/*.conf");

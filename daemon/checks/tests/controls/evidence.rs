@@ -20,15 +20,21 @@ fn blind_all<T>(map: &mut BTreeMap<String, Observation<T>>) {
 }
 
 type Change = fn(&mut Snapshot);
+/// What is lost, how, and whose own source it is.
+type Loss = (&'static str, Change, fn(&Control) -> bool);
 
 /// Ways to lose a source, and the controls whose own source it is.
-fn losses() -> Vec<(&'static str, Change, fn(&Control) -> bool)> {
+fn losses() -> Vec<Loss> {
     fn files(c: &Control) -> bool {
-        matches!(c.source, Source::FileMode | Source::FileOwner) || c.expected.op == Op::ModeAtMost && c.source != Source::K3s
+        matches!(c.source, Source::FileMode | Source::FileOwner)
+            || c.expected.op == Op::ModeAtMost && c.source != Source::K3s
     }
     fn flags(c: &Control) -> bool {
         c.source.is_configuration()
-            && !matches!(c.id.as_str(), "registries-tls-verified" | "kubelet-dropin-no-security-override" | "kubelet-defaults-file-intact")
+            && !matches!(
+                c.id.as_str(),
+                "registries-tls-verified" | "kubelet-dropin-no-security-override" | "kubelet-defaults-file-intact"
+            )
     }
     fn live(c: &Control) -> bool {
         c.source == Source::Sysctl && c.expected.op == Op::Eq
@@ -44,51 +50,117 @@ fn losses() -> Vec<(&'static str, Change, fn(&Control) -> bool)> {
             || c.source == Source::SecretsEncryption && matches!(c.expected.op, Op::AgeDaysAtMost | Op::Has)
     }
     vec![
-        ("files unreadable", |s| { blind_all(&mut s.files); blind_all(&mut s.folders) }, files),
-        ("files not looked at", |s| { s.files.clear(); s.folders.clear() }, files),
-        ("folders gone", |s| {
-            s.files.clear();
-            s.folders.values_mut().for_each(|f| *f = Observation::Absent);
-        }, files),
+        (
+            "files unreadable",
+            |s| {
+                blind_all(&mut s.files);
+                blind_all(&mut s.folders)
+            },
+            files,
+        ),
+        (
+            "files not looked at",
+            |s| {
+                s.files.clear();
+                s.folders.clear()
+            },
+            files,
+        ),
+        (
+            "folders gone",
+            |s| {
+                s.files.clear();
+                s.folders.values_mut().for_each(|f| *f = Observation::Absent);
+            },
+            files,
+        ),
         ("configuration unreadable", |s| s.declared = blind(), flags),
         ("configuration gone", |s| s.declared = Observation::Absent, flags),
-        ("components unknown", |s| s.declared = Observation::from(Arc::new(NodeConfig::default())), |c| {
-            c.source.component().is_some_and(|name| name != "kubelet")
-        }),
+        (
+            "components unknown",
+            |s| s.declared = Observation::from(Arc::new(NodeConfig::default())),
+            |c| c.source.component().is_some_and(|name| name != "kubelet"),
+        ),
         ("sysctls unreadable", |s| blind_all(&mut s.sysctls), live),
         ("sysctls not looked at", |s| s.sysctls.clear(), live),
         ("sysctl folders unreadable", |s| s.persisted_sysctls = blind(), persisted),
         ("sysctl folders gone", |s| s.persisted_sysctls = Observation::Absent, persisted),
         ("certificates unreadable", |s| blind_all(&mut s.certificates), |c| c.source == Source::X509),
         ("certificates not looked at", |s| s.certificates.clear(), |c| c.source == Source::X509),
-        ("certificates empty", |s| s.certificates.values_mut().for_each(|c| *c = Observation::from(vec![])), |c| c.source == Source::X509),
-        ("tokens unreadable", |s| { blind_all(&mut s.tokens); s.join_token = blind(); blind_all(&mut s.units) }, |c| {
-            c.source == Source::Token && !matches!(c.expected.op, Op::ModeAtMost | Op::SymlinkTo)
-        }),
-        ("tokens gone", |s| { s.tokens.clear(); s.join_token = Observation::Absent; s.units.clear() }, |c| {
-            c.source == Source::Token && !matches!(c.expected.op, Op::ModeAtMost | Op::SymlinkTo)
-        }),
+        (
+            "certificates empty",
+            |s| s.certificates.values_mut().for_each(|c| *c = Observation::from(vec![])),
+            |c| c.source == Source::X509,
+        ),
+        (
+            "tokens unreadable",
+            |s| {
+                blind_all(&mut s.tokens);
+                s.join_token = blind();
+                blind_all(&mut s.units)
+            },
+            |c| c.source == Source::Token && !matches!(c.expected.op, Op::ModeAtMost | Op::SymlinkTo),
+        ),
+        (
+            "tokens gone",
+            |s| {
+                s.tokens.clear();
+                s.join_token = Observation::Absent;
+                s.units.clear()
+            },
+            |c| c.source == Source::Token && !matches!(c.expected.op, Op::ModeAtMost | Op::SymlinkTo),
+        ),
         ("encryption unreadable", |s| blind_all(&mut s.encryption_configs), encryption),
         ("encryption not looked at", |s| s.encryption_configs.clear(), encryption),
-        ("encryption state unreadable", |s| s.encryption_state = blind(), |c| {
-            matches!(c.expected.op, Op::StageIn | Op::Sha256EqualsState)
-        }),
+        (
+            "encryption state unreadable",
+            |s| s.encryption_state = blind(),
+            |c| matches!(c.expected.op, Op::StageIn | Op::Sha256EqualsState),
+        ),
         ("audit policy unreadable", |s| blind_all(&mut s.audit_policies), policy),
         ("audit policy gone", |s| s.audit_policies.values_mut().for_each(|p| *p = Observation::Absent), policy),
         ("audit log unreadable", |s| blind_all(&mut s.audit_logs), |c| c.source == Source::AuditLog),
         ("audit log gone", |s| s.audit_logs.clear(), |c| c.source == Source::AuditLog),
-        ("admission configuration unreadable", |s| blind_all(&mut s.admission_configs), |c| {
-            matches!(c.id.as_str(), "psa-defaults-enforced" | "psa-exemptions-minimal" | "apiserver-event-rate-limit")
-        }),
-        ("etcd's configuration unreadable", |s| s.etcd_config = blind(), |c| c.source == Source::Etcd && c.expected.op != Op::Eq),
-        ("etcd's configuration gone", |s| s.etcd_config = Observation::Absent, |c| c.source == Source::Etcd && c.expected.op != Op::Eq),
-        ("drop-ins unreadable", |s| blind_all(&mut s.kubelet_dropins), |c| {
-            matches!(c.id.as_str(), "kubelet-anonymous-auth" | "kubelet-authz-webhook" | "kubelet-client-ca" | "kubelet-dropin-no-security-override" | "kubelet-serving-cert")
-        }),
+        (
+            "admission configuration unreadable",
+            |s| blind_all(&mut s.admission_configs),
+            |c| {
+                matches!(
+                    c.id.as_str(),
+                    "psa-defaults-enforced" | "psa-exemptions-minimal" | "apiserver-event-rate-limit"
+                )
+            },
+        ),
+        (
+            "etcd's configuration unreadable",
+            |s| s.etcd_config = blind(),
+            |c| c.source == Source::Etcd && c.expected.op != Op::Eq,
+        ),
+        (
+            "etcd's configuration gone",
+            |s| s.etcd_config = Observation::Absent,
+            |c| c.source == Source::Etcd && c.expected.op != Op::Eq,
+        ),
+        (
+            "drop-ins unreadable",
+            |s| blind_all(&mut s.kubelet_dropins),
+            |c| {
+                matches!(
+                    c.id.as_str(),
+                    "kubelet-anonymous-auth"
+                        | "kubelet-authz-webhook"
+                        | "kubelet-client-ca"
+                        | "kubelet-dropin-no-security-override"
+                        | "kubelet-serving-cert"
+                )
+            },
+        ),
         ("registries unreadable", |s| s.registries = blind(), |c| c.id == "registries-tls-verified"),
-        ("start unknown", |s| s.k3s_started_at = blind(), |c| {
-            matches!(c.expected.op, Op::MtimeBeforeStart | Op::MtimeBeforeStartOrEqual)
-        }),
+        (
+            "start unknown",
+            |s| s.k3s_started_at = blind(),
+            |c| matches!(c.expected.op, Op::MtimeBeforeStart | Op::MtimeBeforeStartOrEqual),
+        ),
         ("role unknown", |s| s.role = None, |c| c.scope != Scope::EveryNode),
     ]
 }
@@ -149,7 +221,9 @@ fn a_lost_source_never_passes_and_is_unknown() {
             let after = evaluate(&snap, &policy);
             let after = worst_by_control(&after);
             for control in policy.catalogue.controls() {
-                let (Some(was), Some(is)) = (before.get(control.id.as_str()), after.get(control.id.as_str())) else { continue };
+                let (Some(was), Some(is)) = (before.get(control.id.as_str()), after.get(control.id.as_str())) else {
+                    continue;
+                };
                 if *is == Status::Pass {
                     assert_eq!(*was, Status::Pass, "{role:?}, {name}: {} passes only without its source", control.id);
                     assert!(!concerned(control), "{role:?}, {name}: {} passes without its source", control.id);
@@ -195,7 +269,8 @@ fn every_verdict_has_evidence_and_words() {
             assert!(!verdict.observed.is_empty() && !verdict.expected.is_empty(), "{verdict:?}");
             assert!(!verdict.remedy.is_empty() && !verdict.subject.is_empty(), "{verdict:?}");
         }
-        let mut subjects: Vec<(&str, &str)> = verdicts.iter().map(|v| (v.control.as_str(), v.subject.as_str())).collect();
+        let mut subjects: Vec<(&str, &str)> =
+            verdicts.iter().map(|v| (v.control.as_str(), v.subject.as_str())).collect();
         let count = subjects.len();
         subjects.sort_unstable();
         subjects.dedup();
@@ -231,7 +306,13 @@ fn dependencies_are_complete() {
         (|s| blind_all(&mut s.certificates), vec![SourceKey::Certificates]),
         (|s| blind_all(&mut s.kubelet_dropins), vec![SourceKey::KubeletDropins]),
         (|s| s.etcd_config = blind(), vec![SourceKey::EtcdConfig]),
-        (|s| { blind_all(&mut s.encryption_configs); s.encryption_state = blind() }, vec![SourceKey::Encryption]),
+        (
+            |s| {
+                blind_all(&mut s.encryption_configs);
+                s.encryption_state = blind()
+            },
+            vec![SourceKey::Encryption],
+        ),
         (|s| blind_all(&mut s.audit_policies), vec![SourceKey::AuditPolicy]),
         (|s| blind_all(&mut s.audit_logs), vec![SourceKey::AuditLog]),
     ];

@@ -66,10 +66,7 @@ fn server_config() -> NodeConfig {
         ("anonymous-auth", vec!["false"]),
         ("authorization-mode", vec!["Node,RBAC"]),
         ("profiling", vec!["false"]),
-        (
-            "enable-admission-plugins",
-            vec!["NodeRestriction,EventRateLimit", "AlwaysPullImages,DenyServiceExternalIPs"],
-        ),
+        ("enable-admission-plugins", vec!["NodeRestriction,EventRateLimit", "AlwaysPullImages,DenyServiceExternalIPs"]),
         ("admission-control-config-file", vec!["/etc/rancher/psa.yaml"]),
         ("audit-log-path", vec!["/var/log/k3s/audit.log"]),
         ("audit-policy-file", vec!["/etc/rancher/audit.yaml"]),
@@ -96,10 +93,7 @@ fn server_config() -> NodeConfig {
         api.insert(name.to_owned(), flag(&[&value]));
     }
     let loopback = || {
-        BTreeMap::from([
-            ("bind-address".to_owned(), flag(&["127.0.0.1"])),
-            ("profiling".to_owned(), flag(&["false"])),
-        ])
+        BTreeMap::from([("bind-address".to_owned(), flag(&["127.0.0.1"])), ("profiling".to_owned(), flag(&["false"]))])
     };
     let mut controller = loopback();
     controller.insert("terminated-pod-gc-threshold".to_owned(), flag(&["100"]));
@@ -191,7 +185,8 @@ pub(crate) fn node(role: Role) -> Snapshot {
         let entry = FileMeta { link: Some(link), ..meta(FileKind::Link, 0o777) };
         snap.files.insert(format!("{DATA}/server/node-token"), Observation::from(entry));
     }
-    snap.sysctls = needs.sysctls.iter().map(|key| (key.clone(), Observation::from(right_value(key).to_owned()))).collect();
+    snap.sysctls =
+        needs.sysctls.iter().map(|key| (key.clone(), Observation::from(right_value(key).to_owned()))).collect();
     snap.persisted_sysctls = Observation::from(PersistedSysctls::from_files([(
         "/etc/sysctl.d/90-kubelet.conf",
         &b"vm.panic_on_oom=0\nvm.overcommit_memory=1\nkernel.panic=10\nkernel.panic_on_oops=1\n"[..],
@@ -228,11 +223,8 @@ pub(crate) fn node(role: Role) -> Snapshot {
     };
     snap.encryption_configs =
         needs.encryption_configs.iter().map(|p| (p.clone(), Observation::from(encryption.clone()))).collect();
-    snap.encryption_state = Observation::from(EncryptionState {
-        stage: "start".to_owned(),
-        sha256: "ab".repeat(32),
-        mtime: Some(ago(10)),
-    });
+    snap.encryption_state =
+        Observation::from(EncryptionState { stage: "start".to_owned(), sha256: "ab".repeat(32), mtime: Some(ago(10)) });
     snap.audit_policies = needs
         .audit_policies
         .iter()

@@ -1,8 +1,8 @@
 //! Each op and each precondition, by what a user sees.
 
+use Status::{Fail, NotApplicable, Pass, Unknown};
 use picket_checks::*;
 use picket_model::{Evidence, Observation, Role, State, Status};
-use Status::{Fail, NotApplicable, Pass, Unknown};
 
 use crate::good::*;
 
@@ -60,10 +60,8 @@ fn flags_are_compared_by_their_op() {
 #[test]
 fn one_row_for_each_of_several_flags() {
     let verdicts = evaluate(&with_flag("kube-apiserver", "kubelet-client-key", &[]), &policy());
-    let seen: Vec<(&str, Status)> = rows(&verdicts, "apiserver-kubelet-client-cert")
-        .iter()
-        .map(|v| (v.subject.as_str(), v.status))
-        .collect();
+    let seen: Vec<(&str, Status)> =
+        rows(&verdicts, "apiserver-kubelet-client-cert").iter().map(|v| (v.subject.as_str(), v.status)).collect();
     assert_eq!(seen, [("--kubelet-client-certificate", Pass), ("--kubelet-client-key", Fail)]);
 }
 
@@ -126,9 +124,13 @@ fn a_plugin_without_its_configuration_fails() {
 fn modes_and_owners_of_files() {
     let path = format!("{DATA}/server/cred/admin.kubeconfig");
     let mut snap = server();
-    for (mode, uid, mode_wanted, owner_wanted) in
-        [(0o600, 0, Pass, Pass), (0o400, 0, Pass, Pass), (0o640, 0, Fail, Pass), (0o4600, 0, Fail, Pass), (0o600, 1000, Pass, Fail)]
-    {
+    for (mode, uid, mode_wanted, owner_wanted) in [
+        (0o600, 0, Pass, Pass),
+        (0o400, 0, Pass, Pass),
+        (0o640, 0, Fail, Pass),
+        (0o4600, 0, Fail, Pass),
+        (0o600, 1000, Pass, Fail),
+    ] {
         snap.files.insert(path.clone(), Observation::from(FileMeta { uid, ..meta(FileKind::File, mode) }));
         assert_eq!(status(&snap, "admin-kubeconfig-mode"), mode_wanted, "{mode:o}");
         assert_eq!(status(&snap, "admin-kubeconfig-owner"), owner_wanted, "{uid}");
@@ -235,11 +237,7 @@ fn tokens() {
         assert_eq!(status(&snap, "token-rotation-age"), wanted, "{seen:?}");
     }
 
-    for (form, wanted) in [
-        (TokenForm::PinnedBootstrap, Pass),
-        (TokenForm::Bootstrap, Fail),
-        (TokenForm::Short, Fail),
-    ] {
+    for (form, wanted) in [(TokenForm::PinnedBootstrap, Pass), (TokenForm::Bootstrap, Fail), (TokenForm::Short, Fail)] {
         snap.join_token = Observation::from(JoinToken { form, evidence: Evidence::default() });
         assert_eq!(status(&snap, "token-secure-format"), wanted);
     }
@@ -263,7 +261,9 @@ fn certificates_expire() {
         let cert = CertFacts { not_after, not_before: ago(10), ..certificate(&path, 0) };
         snap.certificates.insert(path.clone(), Observation::from(vec![cert, certificate("ca", 1)]));
     };
-    for (left, leaf, window) in [(121, Pass, Pass), (120, Pass, Pass), (119, Pass, Fail), (30, Pass, Fail), (29, Fail, Fail), (-1, Fail, Fail)] {
+    for (left, leaf, window) in
+        [(121, Pass, Pass), (120, Pass, Pass), (119, Pass, Fail), (30, Pass, Fail), (29, Fail, Fail), (-1, Fail, Fail)]
+    {
         set(&mut snap, days(left));
         assert_eq!(status(&snap, "cert-leaf-expiry-server"), leaf, "{left}");
         assert_eq!(status(&snap, "cert-renewal-window"), window, "{left}");
@@ -309,8 +309,14 @@ fn certificates_have_sound_keys_and_dates() {
 fn encryption() {
     let path = format!("{DATA}/server/cred/encryption-config.json");
     let parse = |providers: &str| {
-        let text = format!(r#"{{"kind":"EncryptionConfiguration","resources":[{{"resources":["secrets"],"providers":[{providers}]}}]}}"#);
-        EncryptionConfig { sha256: "ab".repeat(32), mtime: Some(ago(10)), ..EncryptionConfig::parse(text.as_bytes()).unwrap() }
+        let text = format!(
+            r#"{{"kind":"EncryptionConfiguration","resources":[{{"resources":["secrets"],"providers":[{providers}]}}]}}"#
+        );
+        EncryptionConfig {
+            sha256: "ab".repeat(32),
+            mtime: Some(ago(10)),
+            ..EncryptionConfig::parse(text.as_bytes()).unwrap()
+        }
     };
     let aescbc = |name: &str| format!(r#"{{"aescbc":{{"keys":[{{"name":"{name}","secret":"eA=="}}]}}}}"#);
     let mut snap = server();
@@ -324,7 +330,9 @@ fn encryption() {
         assert_eq!(status(&snap, "apiserver-encryption-provider-strong"), wanted, "{providers}");
     }
     assert_eq!(status(&snap, "secrets-encryption-covers-configmaps"), Fail);
-    for (name, wanted) in [("aescbckey-2026-01-01T00:00:00Z", Pass), ("aescbckey-2024-01-01T00:00:00+01:00", Fail), ("aescbckey", Pass)] {
+    for (name, wanted) in
+        [("aescbckey-2026-01-01T00:00:00Z", Pass), ("aescbckey-2024-01-01T00:00:00+01:00", Fail), ("aescbckey", Pass)]
+    {
         snap.encryption_configs.insert(path.clone(), Observation::from(parse(&aescbc(name))));
         assert_eq!(status(&snap, "secrets-encryption-key-age"), wanted, "{name}");
     }
@@ -365,13 +373,28 @@ fn kernel_parameters() {
         rows(&verdicts, "sysctl-persisted").iter().map(|v| (v.subject.as_str(), v.status)).collect();
     assert_eq!(
         seen,
-        [("kernel.panic", Pass), ("kernel.panic_on_oops", Fail), ("vm.overcommit_memory", Fail), ("vm.panic_on_oom", Fail)]
+        [
+            ("kernel.panic", Pass),
+            ("kernel.panic_on_oops", Fail),
+            ("vm.overcommit_memory", Fail),
+            ("vm.panic_on_oom", Fail)
+        ]
     );
     persisted.unreadable.push(("/etc/sysctl.d/z.conf".to_owned(), "permission denied".to_owned()));
     snap.persisted_sysctls = Observation::from(persisted);
     assert_eq!(status(&snap, "sysctl-persisted"), Unknown);
     set_option(&mut snap, "disable-agent", &["true"]);
     assert_eq!(status(&snap, "sysctl-kernel-panic"), NotApplicable, "no kubelet");
+}
+
+#[test]
+fn what_keeps_k3s_down_after_a_reboot_is_high() {
+    let mut snap = server();
+    snap.persisted_sysctls = Observation::from(PersistedSysctls::default());
+    let severity = |snap: &Snapshot| rows(&evaluate(snap, &policy()), "sysctl-persisted")[0].severity;
+    assert_eq!(severity(&snap), picket_model::Severity::High);
+    set_option(&mut snap, "protect-kernel-defaults", &[]);
+    assert_eq!(severity(&snap), picket_model::Severity::Medium);
 }
 
 #[test]
@@ -386,26 +409,68 @@ fn audit_policy_rules_are_taken_in_order() {
     let secrets = "audit-policy-secrets-metadata-only";
     let metadata_first = "- level: Metadata\n  resources: [{group: '', resources: [secrets, 'secrets/*', configmaps, serviceaccounts/token]}, {group: authentication.k8s.io, resources: [tokenreviews]}]\n- level: RequestResponse\n";
     assert_eq!(judge(metadata_first, secrets), Pass);
-    assert_eq!(judge("- level: RequestResponse\n- level: Metadata\n  resources: [{group: '', resources: [secrets]}]\n", secrets), Fail);
-    assert_eq!(judge("- level: Request\n  resources: [{group: ''}]\n- level: Metadata\n", secrets), Fail, "a group alone");
-    assert_eq!(judge("- level: Request\n  resources: [{group: '', resources: ['*']}]\n- level: Metadata\n", secrets), Fail);
+    assert_eq!(
+        judge(
+            "- level: RequestResponse\n- level: Metadata\n  resources: [{group: '', resources: [secrets]}]\n",
+            secrets
+        ),
+        Fail
+    );
+    assert_eq!(
+        judge("- level: Request\n  resources: [{group: ''}]\n- level: Metadata\n", secrets),
+        Fail,
+        "a group alone"
+    );
+    assert_eq!(
+        judge("- level: Request\n  resources: [{group: '', resources: ['*']}]\n- level: Metadata\n", secrets),
+        Fail
+    );
     assert_eq!(judge("- level: Request\n  verbs: [create]\n- level: Metadata\n", secrets), Fail, "one verb is enough");
-    assert_eq!(judge("- level: Request\n  namespaces: [default]\n- level: Metadata\n", secrets), Fail, "one namespace is enough");
+    assert_eq!(
+        judge("- level: Request\n  namespaces: [default]\n- level: Metadata\n", secrets),
+        Fail,
+        "one namespace is enough"
+    );
     assert_eq!(judge("- level: Request\n  nonResourceURLs: ['/x']\n- level: Metadata\n", secrets), Pass);
     assert_eq!(judge("- level: Request\n  resources: [{group: apps}]\n- level: Metadata\n", secrets), Pass);
     // `secrets` does not name its subresources.
-    assert_eq!(judge("- level: Metadata\n  resources: [{group: '', resources: [secrets]}]\n- level: RequestResponse\n", secrets), Fail);
+    assert_eq!(
+        judge(
+            "- level: Metadata\n  resources: [{group: '', resources: [secrets]}]\n- level: RequestResponse\n",
+            secrets
+        ),
+        Fail
+    );
     assert_eq!(judge(metadata_first, "audit-policy-configmaps-tokenreviews-metadata-only"), Pass);
     assert_eq!(judge(metadata_first, "audit-policy-token-requests-metadata-only"), Pass);
     assert_eq!(judge(metadata_first, "audit-policy-key-concerns"), Pass);
 
     let exec = "audit-policy-exec-portforward-proxy";
-    assert_eq!(judge("- level: Metadata\n  resources: [{group: '', resources: [pods, services]}]\n", exec), Fail, "no subresources");
-    assert_eq!(judge("- level: Metadata\n  resources: [{group: '', resources: ['pods/*', 'services/*']}]\n", exec), Pass);
+    assert_eq!(
+        judge("- level: Metadata\n  resources: [{group: '', resources: [pods, services]}]\n", exec),
+        Fail,
+        "no subresources"
+    );
+    assert_eq!(
+        judge("- level: Metadata\n  resources: [{group: '', resources: ['pods/*', 'services/*']}]\n", exec),
+        Pass
+    );
 
     let rbac = "audit-policy-rbac-changes";
-    assert_eq!(judge("- level: Metadata\n  verbs: [create, update, patch]\n  resources: [{group: rbac.authorization.k8s.io}]\n", rbac), Fail);
-    assert_eq!(judge("- level: Metadata\n  verbs: [create, update, patch, delete]\n  resources: [{group: rbac.authorization.k8s.io}]\n", rbac), Pass);
+    assert_eq!(
+        judge(
+            "- level: Metadata\n  verbs: [create, update, patch]\n  resources: [{group: rbac.authorization.k8s.io}]\n",
+            rbac
+        ),
+        Fail
+    );
+    assert_eq!(
+        judge(
+            "- level: Metadata\n  verbs: [create, update, patch, delete]\n  resources: [{group: rbac.authorization.k8s.io}]\n",
+            rbac
+        ),
+        Pass
+    );
     assert_eq!(judge("- level: None\n  users: [alice]\n- level: Metadata\n", rbac), Fail, "a person's blind spot");
     assert_eq!(judge("- level: None\n  users: ['system:kube-proxy']\n- level: Metadata\n", rbac), Pass);
 
@@ -413,7 +478,11 @@ fn audit_policy_rules_are_taken_in_order() {
     assert_eq!(judge("- level: Metadata\n  resources: [{group: ''}]\n", rest), Fail);
     assert_eq!(judge("- level: None\n  verbs: [get, list, watch]\n- level: Metadata\n", rest), Fail);
     assert_eq!(judge("- level: Metadata\n  omitStages: [RequestReceived]\n", rest), Pass);
-    assert_eq!(judge("- level: Metadata\n  omitStages: [RequestReceived, ResponseComplete]\n", rest), Fail, "nothing is left");
+    assert_eq!(
+        judge("- level: Metadata\n  omitStages: [RequestReceived, ResponseComplete]\n", rest),
+        Fail,
+        "nothing is left"
+    );
     assert_eq!(judge("  []\n", "audit-policy-file-set"), Fail, "no rules");
 }
 
@@ -438,9 +507,15 @@ fn audit_log() {
     assert_eq!(status(&snap, "audit-log-fresh"), Fail);
     set(&mut snap, |l| l.oldest_entry = Some(ago(3)));
     assert_eq!(status(&snap, "audit-log-retention-real"), Fail);
-    set(&mut snap, |l| { l.oldest_entry = Some(ago(3)); l.first_seen = Some(ago(4)) });
+    set(&mut snap, |l| {
+        l.oldest_entry = Some(ago(3));
+        l.first_seen = Some(ago(4))
+    });
     assert_eq!(status(&snap, "audit-log-retention-real"), Unknown, "within the grace");
-    set(&mut snap, |l| { l.oldest_entry = Some(ago(3)); l.first_seen = None });
+    set(&mut snap, |l| {
+        l.oldest_entry = Some(ago(3));
+        l.first_seen = None
+    });
     assert_eq!(status(&snap, "audit-log-retention-real"), Unknown, "no state of picket");
     set(&mut snap, |l| l.entries.as_mut().unwrap().secret_bodies.count = 1);
     assert_eq!(status(&snap, "audit-log-no-secret-bodies"), Fail);
@@ -469,7 +544,8 @@ fn the_kubelet_takes_flags_before_drop_ins() {
     let dropin = |text: serde_json::Value| Observation::from(text);
     let weak = format!("{DATA}/agent/etc/kubelet.conf.d/50-weaken.conf");
     let mut snap = server();
-    snap.kubelet_dropins.insert(weak.clone(), dropin(serde_json::json!({"authentication": {"anonymous": {"enabled": true}}})));
+    snap.kubelet_dropins
+        .insert(weak.clone(), dropin(serde_json::json!({"authentication": {"anonymous": {"enabled": true}}})));
     assert_eq!(status(&snap, "kubelet-anonymous-auth"), Fail);
     assert_eq!(status(&snap, "kubelet-authn-webhook"), Pass, "maps merge key by key");
     assert_eq!(status(&snap, "kubelet-dropin-no-security-override"), Fail);
@@ -477,7 +553,10 @@ fn the_kubelet_takes_flags_before_drop_ins() {
     assert_eq!(status(&snap, "kubelet-anonymous-auth"), Pass);
     snap.kubelet_dropins.insert(weak.clone(), dropin(serde_json::json!({"authorization": null})));
     assert_eq!(status(&snap, "kubelet-authz-webhook"), Fail, "a null removes the key");
-    snap.kubelet_dropins.insert(weak.clone(), dropin(serde_json::json!({"maxPods": 50, "featureGates": {"RotateKubeletServerCertificate": false}})));
+    snap.kubelet_dropins.insert(
+        weak.clone(),
+        dropin(serde_json::json!({"maxPods": 50, "featureGates": {"RotateKubeletServerCertificate": false}})),
+    );
     assert_eq!(status(&snap, "kubelet-rotate-server-cert-gate"), Fail);
     snap.kubelet_dropins.insert(weak, dropin(serde_json::json!({"maxPods": 50})));
     assert_eq!(status(&snap, "kubelet-dropin-no-security-override"), Pass);
@@ -610,7 +689,10 @@ fn another_data_dir_is_followed_everywhere() {
     let mut snap = server();
     snap.data_dir = "/srv/k3s".to_owned();
     let verdicts = evaluate(&snap, &policy());
-    assert!(verdicts.iter().all(|v| !v.subject.contains("/var/lib/rancher/k3s/server/tls")), "a subject kept the default");
+    assert!(
+        verdicts.iter().all(|v| !v.subject.contains("/var/lib/rancher/k3s/server/tls")),
+        "a subject kept the default"
+    );
     assert!(verdicts.iter().all(|v| !v.remedy.contains("/var/lib/rancher/k3s")));
 }
 

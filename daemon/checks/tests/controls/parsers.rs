@@ -33,7 +33,9 @@ fn the_state_file_is_one_line() {
 
 #[test]
 fn an_audit_policy_must_be_one() {
-    for bad in ["", "- a", "kind: Policy", "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Loud}]", "{", "\u{0}"] {
+    for bad in
+        ["", "- a", "kind: Policy", "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Loud}]", "{", "\u{0}"]
+    {
         assert!(AuditPolicy::parse(bad.as_bytes()).is_err(), "{bad:?}");
     }
     let policy = AuditPolicy::parse(b"apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Request, verbs: [get]}]").unwrap();
@@ -66,6 +68,7 @@ proptest! {
         let _ = AuditPolicy::parse(&bytes);
         let _ = EncryptionConfig::parse(&bytes);
         let _ = EncryptionState::parse(&bytes);
+        AuditEntries::default().add(&bytes, "/audit.log", 1, None);
         let _ = AdmissionConfig::parse(&bytes);
         let _ = AuthenticationConfig::parse(&bytes);
         let _ = AuthorizationConfig::parse(&bytes);
@@ -90,4 +93,37 @@ proptest! {
         let sysctls = PersistedSysctls::from_files([("/etc/sysctl.d/a.conf", text.as_bytes())]);
         prop_assert_eq!(sysctls.get("kernel.panic").map(|v| v.value.clone()), Some(value.to_string()));
     }
+}
+
+#[test]
+fn entries_of_an_audit_log_are_counted_without_their_bodies() {
+    let mut entries = AuditEntries::default();
+    let own = ["10.0.0.1".parse().unwrap()];
+    for (n, line) in [
+        r#"{"auditID":"1","user":{"username":"a"},"objectRef":{"resource":"secrets"},"requestObject":{"data":{"k":"Z2VoZWlt"}}}"#,
+        r#"{"auditID":"2","user":{"username":"a"},"objectRef":{"resource":"secrets"}}"#,
+        r#"{"auditID":"3","user":{"username":"a"},"objectRef":{"resource":"serviceaccounts","subresource":"token"},"responseObject":{}}"#,
+        r#"{"auditID":"4","user":{"username":"system:admin","groups":["system:masters"]},"sourceIPs":["127.0.0.1","192.0.2.7"]}"#,
+        r#"{"auditID":"5","user":{"username":"system:admin","groups":["system:masters"]},"sourceIPs":["192.0.2.7","10.0.0.1"]}"#,
+        r#"{"auditID":"6","user":{"username":"system:anonymous"},"requestURI":"/api?x=1","responseStatus":{"code":200}}"#,
+        r#"{"auditID":"7","user":{"username":"system:anonymous"},"requestURI":"/apis","responseStatus":{"code":403}}"#,
+        "half a li",
+    ]
+    .iter()
+    .enumerate()
+    {
+        entries.add(line.as_bytes(), "/audit.log", u32::try_from(n).unwrap() + 1, Some(&own));
+    }
+    assert_eq!((entries.total, entries.malformed), (7, 1));
+    assert_eq!((entries.secret_bodies.count, entries.foreign_masters.count), (2, 1));
+    assert_eq!(entries.foreign_masters.first.as_ref().unwrap().line, Some(4));
+    assert_eq!(entries.anonymous_allowed, ["/api"]);
+    assert!(!format!("{entries:?}").contains("Z2VoZWlt"));
+    entries.add(
+        br#"{"auditID":"8","user":{"groups":["system:masters"]},"sourceIPs":["10.0.0.9"]}"#,
+        "/audit.log",
+        9,
+        None,
+    );
+    assert_eq!(entries.masters_elsewhere, 1);
 }

@@ -7,8 +7,9 @@ use serde_json::Value;
 fn files_give_what_systemd_sysctl_sets() {
     let vectors: Value = serde_json::from_str(include_str!("../data/sysctl-precedence-vectors.json")).unwrap();
     let files = vectors["files"].as_object().unwrap();
-    let sysctls =
-        PersistedSysctls::from_files(files.iter().map(|(path, text)| (path.as_str(), text.as_str().unwrap().as_bytes())));
+    let sysctls = PersistedSysctls::from_files(
+        files.iter().map(|(path, text)| (path.as_str(), text.as_str().unwrap().as_bytes())),
+    );
     for (key, wanted) in vectors["systemd_sysctl"]["effective"].as_object().unwrap() {
         let found = sysctls.get(key).map_or("not set", |v| v.value.as_str());
         assert_eq!(found, wanted.as_str().unwrap(), "{key}");
@@ -38,7 +39,8 @@ fn an_empty_file_switches_a_vendor_file_off() {
 
 #[test]
 fn a_line_that_is_no_assignment_is_counted() {
-    let sysctls = PersistedSysctls::from_files([("/etc/sysctl.d/a.conf", &b"kernel.panic\n= 3\nkernel.panic = 10\n"[..])]);
+    let sysctls =
+        PersistedSysctls::from_files([("/etc/sysctl.d/a.conf", &b"kernel.panic\n= 3\nkernel.panic = 10\n"[..])]);
     assert_eq!(sysctls.malformed, [("/etc/sysctl.d/a.conf".to_owned(), 1), ("/etc/sysctl.d/a.conf".to_owned(), 2)]);
     assert_eq!(sysctls.get("kernel.panic").map(|v| v.value.as_str()), Some("10"));
 }
