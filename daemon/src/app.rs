@@ -191,7 +191,8 @@ pub async fn run(settings: Settings, reload: Reload, log: LogLevel) -> Result<()
         });
     }
     let times = uplink::Settings { backoff_max: settings.longest_retry, ..uplink::Settings::default() };
-    let uplink = Uplink::new(times, ledger.clone(), IdentityFolder::of(&settings.state_dir), Arc::clone(&clock), vitals);
+    let uplink =
+        Uplink::new(times, ledger.clone(), IdentityFolder::of(&settings.state_dir), Arc::clone(&clock), vitals);
     let responder = Responder { board, ledger: ledger.clone(), link: uplink.link(), clock };
     let mut uplink = Some(uplink);
     supervisor.spawn("uplink", TaskKind::Auxiliary, move |cancel| {
@@ -279,11 +280,17 @@ fn take_settings(new: Settings, settings: &watch::Sender<Settings>, log: &LogLev
         log_level: new.log_level.clone(),
         watch: new.watch,
         sweep: new.sweep,
-        audit: crate::settings::Audit { interval: new.audit.interval, path: new.audit.path.clone(), ..old.audit.clone() },
+        audit: crate::settings::Audit {
+            interval: new.audit.interval,
+            path: new.audit.path.clone(),
+            ..old.audit.clone()
+        },
         ..old
     };
     if live != new || live.watch.settle != settings.borrow().watch.settle {
-        tracing::warn!("some of the changed settings need a restart: folders, role, audit.enabled and audit.start, outbox, watch.settle");
+        tracing::warn!(
+            "some of the changed settings need a restart: folders, role, audit.enabled and audit.start, outbox, watch.settle"
+        );
     }
     settings.send_replace(live);
     tracing::info!("the settings were read again");
@@ -296,7 +303,10 @@ fn summary(responder: &Responder) -> String {
         (Some(collector), Some(_)) => format!("connected to {collector}"),
         (Some(collector), None) => format!("{collector} cannot be reached"),
     };
-    format!("{} findings open, {} blind; {} events wait; {link}", status.findings_open, status.findings_blind, status.outbox.waiting)
+    format!(
+        "{} findings open, {} blind; {} events wait; {link}",
+        status.findings_open, status.findings_blind, status.outbox.waiting
+    )
 }
 
 /// The engine's loop: everything that blocks runs beside the runtime's thread.

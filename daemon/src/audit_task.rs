@@ -151,7 +151,9 @@ impl AuditWatch {
         });
         let cursor = cursor.and_then(|bytes| {
             serde_json::from_slice::<Cursor>(&bytes)
-                .inspect_err(|error| tracing::warn!(%error, "the place in the audit log cannot be read; reading begins anew"))
+                .inspect_err(
+                    |error| tracing::warn!(%error, "the place in the audit log cannot be read; reading begins anew"),
+                )
                 .ok()
         });
         if let Some(state) = state.filter(|_| cursor.is_some())
@@ -208,7 +210,8 @@ impl AuditWatch {
                 source = detection.source,
                 audit_id = detection.audit_id,
                 count = detection.count,
-                "detection in the audit log: {}", detection.title
+                "detection in the audit log: {}",
+                detection.title
             );
         }
         let mut bodies: Vec<_> = detections.into_iter().map(|detection| EventBody::Detection { detection }).collect();

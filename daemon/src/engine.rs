@@ -352,9 +352,11 @@ impl Engine {
         }
         let deaf = |concerns: &BTreeSet<Source>| concerns.iter().all(|s| matches!(s, Source::Files | Source::AuditLog));
         let logs = source::needs(&self.policy.catalogue, &seen.snapshot).audit_logs;
-        let log_folder = logs.iter().next().and_then(|log| std::path::Path::new(log).parent()).map(|folder| {
-            self.host.outside(&self.host.trail(folder).end)
-        });
+        let log_folder = logs
+            .iter()
+            .next()
+            .and_then(|log| std::path::Path::new(log).parent())
+            .map(|folder| self.host.outside(&self.host.trail(folder).end));
         self.hints.set_deaf(folders.iter().filter(|(_, c)| deaf(c)).map(|(path, _)| path.clone()).collect());
         self.hints.set_audit_folder(log_folder);
         let armed = self.watcher.arm(folders.keys().map(PathBuf::as_path));
@@ -444,7 +446,11 @@ fn unreadable(snapshot: &picket_checks::Snapshot) -> Vec<Unreadable> {
     let mut all = Vec::new();
     let mut say = |source: Source, place: &str, reason: Option<&str>| {
         if let Some(reason) = reason {
-            all.push(Unreadable { source: source.as_str().to_owned(), place: place.to_owned(), reason: reason.to_owned() });
+            all.push(Unreadable {
+                source: source.as_str().to_owned(),
+                place: place.to_owned(),
+                reason: reason.to_owned(),
+            });
         }
     };
     fn why<T>(seen: &Observation<T>) -> Option<&str> {

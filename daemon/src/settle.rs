@@ -251,11 +251,7 @@ impl Settle {
     }
 }
 
-fn put_back<T: Clone>(
-    after: &mut BTreeMap<String, Observation<T>>,
-    path: String,
-    was: Option<&Observation<T>>,
-) {
+fn put_back<T: Clone>(after: &mut BTreeMap<String, Observation<T>>, path: String, was: Option<&Observation<T>>) {
     match was {
         Some(was) => after.insert(path, was.clone()),
         None => after.remove(&path),

@@ -83,7 +83,10 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     let mut row = |name: &str, value: String| writeln!(out, "{name:<13} {value}");
     let node = &state.node;
     let role = node.role.map_or("no K3s found", picket_model::Role::as_str);
-    row("node", format!("{} ({role}{})", node.hostname, node.k3s_version.as_ref().map_or(String::new(), |v| format!(", {v}"))))?;
+    row(
+        "node",
+        format!("{} ({role}{})", node.hostname, node.k3s_version.as_ref().map_or(String::new(), |v| format!(", {v}"))),
+    )?;
     if let Some(root) = &state.root {
         row("root", root.clone())?;
     }
@@ -113,7 +116,10 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         },
     )?;
     let outbox = &status.outbox;
-    row("outbox", format!("{} events wait, {} bytes on disk, last number {}", outbox.waiting, outbox.bytes, outbox.last_seq))?;
+    row(
+        "outbox",
+        format!("{} events wait, {} bytes on disk, last number {}", outbox.waiting, outbox.bytes, outbox.last_seq),
+    )?;
     if outbox.given_up > 0 {
         row("", format!("{} events were given up; gap events tell of them", outbox.given_up))?;
     }
@@ -141,7 +147,11 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if state.missed_hints > 0 {
         row("sweeps", format!("{} changes were found by sweeps only", state.missed_hints))?;
     }
-    list(out, "cannot be watched (swept instead)", state.folders_unwatched.iter().map(|(p, why)| format!("{p}: {why}")))?;
+    list(
+        out,
+        "cannot be watched (swept instead)",
+        state.folders_unwatched.iter().map(|(p, why)| format!("{p}: {why}")),
+    )?;
     list(out, "look half written", state.unsettled.iter().cloned())?;
     list(
         out,

@@ -140,10 +140,7 @@ impl Hints {
         let mut state = self.lock();
         state.first = None;
         state.last = None;
-        Taken {
-            folders: std::mem::take(&mut state.folders),
-            everything: std::mem::take(&mut state.everything),
-        }
+        Taken { folders: std::mem::take(&mut state.folders), everything: std::mem::take(&mut state.everything) }
     }
 
     /// Forgets files that are being written for longer than this: logs and databases are never closed.
@@ -219,7 +216,10 @@ mod tests {
         hints.set_deaf(BTreeSet::from([PathBuf::from("/db")]));
         hints.take_event(&event(EventKind::Modify(ModifyKind::Data(DataChange::Any)), "/db/state.db-wal"));
         assert!(hints.take().is_empty() && hints.open().is_empty());
-        hints.take_event(&event(EventKind::Modify(ModifyKind::Metadata(notify::event::MetadataKind::Any)), "/db/state.db"));
+        hints.take_event(&event(
+            EventKind::Modify(ModifyKind::Metadata(notify::event::MetadataKind::Any)),
+            "/db/state.db",
+        ));
         assert!(hints.take().folders.contains(Path::new("/db")));
     }
 
