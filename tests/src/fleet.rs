@@ -76,7 +76,7 @@ impl Fleet {
     pub fn settled(&self) -> anyhow::Result<()> {
         wait::until("the node has nothing left to send", || {
             let status: Value = serde_json::from_slice(&self.daemon.status_json().ok()?.stdout).ok()?;
-            (status["outbox"]["events"].as_u64() == Some(0)).then_some(())
+            (status["outbox"]["waiting"].as_u64() == Some(0)).then_some(())
         })
     }
 

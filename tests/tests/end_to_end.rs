@@ -84,7 +84,7 @@ fn what_happens_while_the_collector_is_away_arrives_when_it_is_back() {
     let local = |state: &str| {
         let status = fleet.daemon.status_json().ok()?;
         let status: Value = serde_json::from_slice(&status.stdout).ok()?;
-        (status["outbox"]["events"].as_u64()? > 0).then(|| state.to_owned())
+        (status["outbox"]["waiting"].as_u64()? > 0).then(|| state.to_owned())
     };
     wait::until("the node has something to send", || local("pending")).unwrap();
     fleet.collector.restart().unwrap();

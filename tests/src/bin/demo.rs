@@ -50,7 +50,7 @@ fn main() -> anyhow::Result<()> {
     })??;
     wait::until("the node has nothing left to send", || {
         let status: Value = serde_json::from_slice(&daemon.status_json().ok()?.stdout).ok()?;
-        (status["outbox"]["events"].as_u64() == Some(0)).then_some(())
+        (status["outbox"]["waiting"].as_u64() == Some(0)).then_some(())
     })?;
     print(&collector, &operator, &["get", "nodes"])?;
 

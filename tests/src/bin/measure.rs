@@ -109,7 +109,7 @@ fn running(binaries: &Binaries, node: &SampleNode, dir: &Path, latency: bool, me
     })?;
     wait::until("the node has nothing left to send", || {
         let status: Value = serde_json::from_slice(&daemon.status_json().ok()?.stdout).ok()?;
-        (status["outbox"]["events"].as_u64() == Some(0)).then_some(())
+        (status["outbox"]["waiting"].as_u64() == Some(0)).then_some(())
     })?;
     if memory {
         println!("resident memory, idle after a full evaluation");
