@@ -183,7 +183,7 @@ fn refused(dialer: &Dialer, status: &tonic::Status) -> EnrolError {
     match status.code() {
         Code::PermissionDenied | Code::InvalidArgument | Code::ResourceExhausted | Code::FailedPrecondition => {
             let mut why: String = status.message().chars().take(1024).collect();
-            if status.code() == Code::PermissionDenied {
+            if status.code() == Code::PermissionDenied && !why.contains("token create") {
                 why.push_str("; make a new one with `picket-collector token create` on the collector's host");
             }
             EnrolError::Refused { address, why }

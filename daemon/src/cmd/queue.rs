@@ -44,9 +44,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
 fn print(report: &Report, out: &mut dyn Write) -> std::io::Result<()> {
     let epoch = report.epoch.map_or_else(|| "none yet".to_owned(), |e| e.to_string());
     writeln!(out, "epoch            {epoch}")?;
-    writeln!(out, "waiting          {} events", report.unacknowledged)?;
+    writeln!(out, "waiting          {} events at most", report.unacknowledged)?;
     writeln!(out, "on disk          {} events, {} bytes, {} segments", report.events, report.bytes, report.segments)?;
-    writeln!(out, "acknowledged     through {} (as of the last checkpoint)", report.acknowledged)?;
+    writeln!(
+        out,
+        "acknowledged     through {} or further (noted with each checkpoint; `picketd status` has the present number)",
+        report.acknowledged
+    )?;
     writeln!(out, "next number      {}", report.next_seq)?;
     writeln!(out, "given up         {} events, told in gap events", report.given_up)?;
     if report.torn_bytes > 0 {

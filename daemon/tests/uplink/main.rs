@@ -327,6 +327,10 @@ async fn every_way_enrolment_can_fail_says_what_to_do_and_stores_nothing() {
         collector.lock().refuse = Some(tonic::Status::permission_denied(words));
         check(&address, good(), &[words, "picket-collector token create"]).await;
     }
+    let advice = "used up; make a new one with `picket-collector token create`";
+    collector.lock().refuse = Some(tonic::Status::permission_denied(advice));
+    let error = try_enrol(&address, good(), dir.path(), false).await.unwrap_err().to_string();
+    assert_eq!(error.matches("token create").count(), 1, "advice is given once: {error}");
     collector.lock().refuse = None;
     collector.lock().swap_authority = Some(other.ca.to_vec());
     check(&address, good(), &["authorities that do not include the one this token names"]).await;
