@@ -280,7 +280,10 @@ impl Detector {
         };
         match stage {
             Some("ResponseStarted") => {
-                self.started.insert(id(), request());
+                // A 401 has no later stage; remembering it would let a flood of them push out real sessions.
+                if event.response_status.as_ref().and_then(|status| status.code) != Some(401) {
+                    self.started.insert(id(), request());
+                }
                 true
             }
             _ => self.started.is_empty() || !self.started.holds(id(), request),

@@ -163,3 +163,14 @@ fn a_stock_k3s_is_quiet() {
     assert!(loud.is_empty(), "{loud:#?}");
     assert_eq!(detections.iter().filter(|d| d.rule == "node-joined").count(), 1);
 }
+
+#[test]
+fn no_token_key_or_password_is_in_the_output() {
+    let names = ["k3s-real/audit.log.gz", "k3s-real/first-start-default.log.gz", "k3s-authored/noise.jsonl"];
+    for detection in names.iter().flat_map(|name| replay(name)) {
+        let text = serde_json::to_string(&detection).expect("JSON");
+        for secret in ["eyJhbGci", "K10", "-----BEGIN", "command=", "access_token", "password="] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+    }
+}

@@ -258,3 +258,70 @@ fn summary(replay: &Replay, detections: usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(output: Form) -> Args {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/audit/k3s-real/audit.log.gz");
+        Args {
+            files: vec![PathBuf::from(fixtures)],
+            output,
+            since: None,
+            until: None,
+            rules: vec!["impersonation-privileged".into()],
+            explain: true,
+            fail_on: Some(Severity::High),
+        }
+    }
+
+    #[test]
+    fn a_gzipped_log_gives_one_json_object_a_line_with_the_promised_fields() {
+        let mut out = Vec::new();
+        assert_eq!(run(&args(Form::Json), &mut out).expect("run"), Outcome::Findings);
+        let text = String::from_utf8(out).expect("text");
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        assert!(!lines.is_empty());
+        for line in &lines {
+            for field in [
+                "rule",
+                "severity",
+                "title",
+                "file",
+                "line",
+                "audit_id",
+                "audit_ids",
+                "user",
+                "impersonated",
+                "source",
+                "time",
+                "count",
+                "mitre",
+                "why",
+            ] {
+                assert!(line.get(field).is_some(), "{field} is missing in {line}");
+            }
+        }
+        assert!(lines.iter().any(|line| line["user"] == "bob" && line["impersonated"] == "system:admin"));
+    }
+
+    #[test]
+    fn the_table_ends_with_a_summary_per_rule() {
+        let mut out = Vec::new();
+        run(&args(Form::Table), &mut out).expect("run");
+        let text = String::from_utf8(out).expect("text");
+        assert!(text.contains("DETECTIONS"), "{text}");
+        assert!(text.contains("bob as system:admin"), "{text}");
+    }
+
+    #[test]
+    fn a_rule_that_is_none_is_wrong_use_and_a_missing_file_could_not_be_done() {
+        let wrong = Args { rules: vec!["impersonation".into()], ..args(Form::Json) };
+        let failure = run(&wrong, &mut Vec::new()).expect_err("no such rule");
+        assert_eq!(failure.exit_code(), 2);
+        assert!(failure.to_string().contains("impersonation-privileged"), "{failure}");
+        let missing = Args { files: vec!["/nonexistent/audit.log".into()], ..args(Form::Json) };
+        assert_eq!(run(&missing, &mut Vec::new()).expect_err("no file").exit_code(), 3);
+    }
+}

@@ -1,0 +1,115 @@
+//! The trail watches itself.
+
+use picket_audit::{Detector, Event, Position, Rule, Settings, builtin};
+use picket_model::{Detection, Severity};
+
+fn line(second: i64, id: &str, user: &str, resource: &str, level: &str) -> String {
+    let time = jiff::Timestamp::from_second(1_767_225_600 + second).expect("time");
+    format!(
+        r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"{level}","auditID":"{id}","stage":"ResponseComplete","requestURI":"/{resource}/{second}","verb":"update","user":{{"username":"{user}"}},"objectRef":{{"resource":"{resource}","name":"x"}},"responseStatus":{{"code":200}},"requestReceivedTimestamp":"{time:.6}","stageTimestamp":"{time:.6}"}}"#
+    )
+}
+
+fn run(lines: impl IntoIterator<Item = String>) -> Vec<Detection> {
+    let mut detector = Detector::new(builtin().expect("rules"), Settings::replay());
+    let mut out = Vec::new();
+    for line in lines {
+        let event = Event::parse(line.as_bytes()).expect("an event");
+        detector.observe(&event, Position { file: "audit.log", line: 1 }, &mut out);
+    }
+    detector.finish(&mut out);
+    out
+}
+
+fn heartbeat(seconds: std::ops::Range<i64>) -> impl Iterator<Item = String> {
+    seconds.map(|second| line(second, &format!("l{second}"), "system:node:edge-1", "leases", "Metadata"))
+}
+
+fn gaps(detections: &[Detection]) -> Vec<Severity> {
+    detections.iter().filter(|d| d.rule == "audit-gap").map(|d| d.severity).collect()
+}
+
+#[test]
+fn silence_where_leases_were_renewed_is_a_gap() {
+    let detections = run(heartbeat(0..1100).chain(heartbeat(1200..1300)));
+    assert_eq!(gaps(&detections), [Severity::High]);
+}
+
+#[test]
+fn silence_that_the_api_servers_own_start_ends_is_low() {
+    let start = line(1200, "s", "system:apiserver", "clusterroles", "Metadata");
+    let detections = run(heartbeat(0..1100).chain([start]).chain(heartbeat(1201..1300)));
+    assert_eq!(gaps(&detections), [Severity::Low]);
+}
+
+#[test]
+fn a_short_or_hand_made_log_has_no_gaps() {
+    assert_eq!(gaps(&run(heartbeat(0..20).chain(heartbeat(90_000..90_020)))), []);
+}
+
+#[test]
+fn an_audit_id_with_another_request_is_a_collision() {
+    let same = line(1, "same", "bob", "pods", "Metadata");
+    let other = line(2, "same", "mallory", "secrets", "Metadata");
+    let detections = run([same.clone(), other]);
+    assert_eq!(detections.iter().filter(|d| d.rule == "audit-id-collision").count(), 1);
+    assert_eq!(run([same.clone(), same]).iter().filter(|d| d.rule == "audit-id-collision").count(), 0);
+}
+
+#[test]
+fn an_endless_audit_id_is_a_sign_and_is_cut() {
+    let id = "x".repeat(5000);
+    let detections = run([line(1, &id, "mallory", "pods", "Metadata")]);
+    let raised = detections.iter().find(|d| d.rule == "audit-id-collision").expect("raised");
+    assert!(raised.audit_id.len() <= 1024);
+}
+
+#[test]
+fn bodies_that_stop_coming_after_an_hour_are_a_downgrade() {
+    let high = |at: i64| line(at * 300, &format!("h{at}"), "bob", "roles", "RequestResponse");
+    let low = line(5000, "low", "bob", "roles", "Metadata");
+    let raised = |detections: Vec<Detection>| detections.iter().filter(|d| d.rule == "audit-level-downgrade").count();
+    assert_eq!(raised(run((0..16).map(high).chain([low.clone()]))), 1);
+    assert_eq!(raised(run((0..3).map(high).chain([low]))), 0, "too short to say");
+}
+
+#[test]
+fn a_rule_with_public_field_names_loads_and_matches() {
+    let text = r"
+title: Someone reads a config map of the test namespace
+id: 0f5b2c0e-7f0b-4d0a-9a3e-3e9d2f9f8f11
+status: experimental
+logsource:
+    category: application
+    product: kubernetes
+    service: audit
+detection:
+    selection:
+        verb: get
+        objectRef.apiGroup: ''
+        objectRef.resource: configmaps
+        objectRef.namespace|startswith: test-
+        user.username|endswith: '@example.org'
+    condition: selection
+level: low
+";
+    let rules = Rule::from_sigma("mine.yml", text).expect("a rule");
+    let mut detector = Detector::new(rules, Settings::replay());
+    let event = r#"{"kind":"Event","stage":"ResponseComplete","verb":"get","user":{"username":"eve@example.org"},"objectRef":{"resource":"configmaps","namespace":"test-1"},"responseStatus":{"code":200}}"#;
+    let event = Event::parse(event.as_bytes()).expect("an event");
+    let mut out = Vec::new();
+    detector.observe(&event, Position { file: "audit.log", line: 1 }, &mut out);
+    detector.finish(&mut out);
+    assert_eq!(out.len(), 1);
+    assert_eq!((out[0].rule.as_str(), out[0].severity), ("0f5b2c0e-7f0b-4d0a-9a3e-3e9d2f9f8f11", Severity::Low));
+}
+
+#[test]
+fn a_broken_rule_names_its_file_and_fault() {
+    let missing = "title: x\nname: x\nlogsource: {product: kubernetes}\ndetection: {a: {verb: get}, condition: b}\n";
+    let error = Rule::from_sigma("mine.yml", missing).expect_err("no search b");
+    assert!(error.to_string().starts_with("mine.yml: "), "{error}");
+    let block = "title: x\nname: x\nlogsource: {product: kubernetes}\ndetection: {a: {verb: get}, condition: a}\npicket: {kind: sometimes}\n";
+    let error = Rule::from_sigma("mine.yml", block).expect_err("no such kind");
+    assert!(error.to_string().contains("picket"), "{error}");
+}
