@@ -115,7 +115,6 @@ impl Ingest {
             altered: vec![],
         };
         let (mut taken, mut hash, mut before) = (self.taken, self.hash, Seq::ZERO);
-        let empty = batch.events.is_empty();
         for (index, wire) in batch.events.into_iter().enumerate() {
             let event = event_from_wire(wire, self.epoch).map_err(|e| e.within(&format!("batch.events[{index}]")))?;
             let got = event.seq;
@@ -141,7 +140,8 @@ impl Ingest {
             (taken, hash) = (got, Some(event.hash));
             checked.events.push(event);
         }
-        if empty && given_up_through > taken {
+        // What was given up and did not come with this batch will never come.
+        if given_up_through > taken {
             (taken, hash) = (given_up_through, None);
         }
         (self.taken, self.hash, self.given_up_through) = (taken, hash, given_up_through);

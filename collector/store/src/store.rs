@@ -35,7 +35,7 @@ pub struct Delivery {
     pub epoch: Epoch,
     /// Events of that epoch, ascending by number.
     pub events: Vec<Event>,
-    /// Numbers up to this one may be missing: the node gave them up. Zero: none may.
+    /// Numbers up to this one that do not come with this delivery never will: the node gave them up. Zero: none.
     pub given_up_through: Seq,
 }
 

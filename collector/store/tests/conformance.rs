@@ -156,6 +156,10 @@ fn numbers_given_up_leave_a_hole_that_is_counted(store: &dyn Store) {
     let late = Delivery { node: node(1), epoch: epoch(1), events: rest, given_up_through: Seq(9) };
     assert_eq!(commit(store, 1, late).unwrap().through, Seq(10));
     assert_eq!(store.cursor(node(1), epoch(1)).unwrap().unwrap().given_up, 7);
+    // Numbers given up behind the last event.
+    let mut tail = delivery(node(3), epoch(1), 1, vec![opened("a", Severity::Low)]);
+    tail.given_up_through = Seq(4);
+    assert_eq!(commit(store, 1, tail).unwrap().through, Seq(4));
     let nothing = Delivery { node: node(1), epoch: epoch(1), events: vec![], given_up_through: Seq(12) };
     assert_eq!(commit(store, 2, nothing).unwrap().through, Seq(12));
     let cursor = store.cursor(node(1), epoch(1)).unwrap().unwrap();

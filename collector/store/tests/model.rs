@@ -75,9 +75,7 @@ impl Model {
             new.push((step.node, step.epoch, seq));
             through = seq;
         }
-        if delivery.events.is_empty() {
-            through = through.max(delivery.given_up_through.0);
-        }
+        through = through.max(delivery.given_up_through.0);
         if through > 0 {
             self.through.insert((step.node, step.epoch), through);
         }

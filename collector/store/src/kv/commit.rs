@@ -45,7 +45,6 @@ impl<E: Engine> KvStore<E> {
     ) -> Result<Receipt, StoreError> {
         let Delivery { node, epoch, events, given_up_through } = delivery;
         let mut receipt = Receipt { through: cursor.through, duplicates: 0, stored: Vec::with_capacity(events.len()) };
-        let empty = events.is_empty();
         for event in events {
             if event.seq <= cursor.through {
                 receipt.duplicates += 1;
@@ -66,9 +65,8 @@ impl<E: Engine> KvStore<E> {
             unit.set_cursor(node, epoch, cursor);
             receipt.stored.push(StoredEvent { position, node, received, event: Arc::new(event) });
         }
-        // Numbers given up count as done only when nothing comes with them: a batch may hold the first of several
-        // events that stand among numbers given up.
-        if empty && given_up_through > cursor.through {
+        // What was given up and did not come with this delivery will never come.
+        if given_up_through > cursor.through {
             cursor = Cursor {
                 through: given_up_through,
                 hash: None,
