@@ -36,10 +36,9 @@ fn tls(ctx: Context<'_>) -> Row {
 }
 
 fn judge_endpoint(value: &str, any_file: bool, ca_file: bool) -> Result<(bool, &'static str), &'static str> {
-    let hidden = value == Setting::HIDDEN;
     let (scheme, rest) = match value.split_once("://") {
         Some((scheme, rest)) => (scheme.to_ascii_lowercase(), rest),
-        None if hidden => return Err("the value is a secret and its scheme was not kept"),
+        None if value == Setting::HIDDEN => return Err("the value is a secret and nothing of it was kept"),
         // K3s takes anything without a scheme for a MySQL DSN.
         None => ("mysql".to_owned(), value),
     };
@@ -109,6 +108,11 @@ mod tests {
             ("https://a:2379,http://b:2379", false, false),
             ("http://a:2379", false, false),
             ("nats://a", false, false),
+            // As they come without their credentials.
+            ("postgres://<redacted>?sslmode=verify-full", false, true),
+            ("postgres://<redacted>", false, false),
+            ("<redacted>?tls=true", false, true),
+            ("https://<redacted>,http://<redacted>", false, false),
         ] {
             assert_eq!(judge_endpoint(endpoint, files, files).map(|(g, _)| g), Ok(good), "{endpoint}");
         }

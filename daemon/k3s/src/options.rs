@@ -135,10 +135,35 @@ pub(crate) fn redact_connection(value: &str) -> String {
     if !carries {
         return value.to_owned();
     }
-    match value.split_once("://") {
-        Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => format!("{scheme}://{REDACTED}"),
-        _ => REDACTED.to_owned(),
+    // A list of endpoints: each keeps its scheme, since one in clear is enough to matter.
+    let web =
+        |part: &str| ["https", "http"].into_iter().find(|s| part.strip_prefix(s).is_some_and(|r| r.starts_with("://")));
+    if value.contains(',')
+        && let Some(schemes) = value.split(',').map(web).collect::<Option<Vec<_>>>()
+    {
+        return schemes.into_iter().map(|scheme| format!("{scheme}://{REDACTED}")).collect::<Vec<_>>().join(",");
     }
+    let encryption = encryption_parameter(value);
+    match value.split_once("://") {
+        Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+            format!("{scheme}://{REDACTED}{encryption}")
+        }
+        _ => format!("{REDACTED}{encryption}"),
+    }
+}
+
+/// `?sslmode=…` (PostgreSQL) or `?tls=…` (MySQL) of a connection string: whether it is encrypted is no secret. Empty
+/// where there is none, or its value is not one short word.
+fn encryption_parameter(value: &str) -> String {
+    let query = value.rsplit_once('?').map_or("", |(_, query)| query);
+    let word = |text: &str| {
+        text.len() <= 16 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    query
+        .split('&')
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, mode)| matches!(*key, "sslmode" | "tls") && word(mode))
+        .map_or_else(String::new, |(key, mode)| format!("?{key}={mode}"))
 }
 
 /// Whether an unknown key's name promises a secret (a mistyped `tokens:`).
@@ -171,6 +196,15 @@ mod tests {
         assert_eq!(redact("token", "K10abc", true), REDACTED);
         assert_eq!(redact("tokens", "K10abc", false), REDACTED);
         assert_eq!(redact("datastore-endpoint", "mysql://u:p@tcp(db)/k", true), "mysql://<redacted>");
+        for (given, shown) in [
+            ("postgres://u:p@db/k?x=1&sslmode=verify-full", "postgres://<redacted>?sslmode=verify-full"),
+            ("u:p@tcp(db)/k?tls=true", "<redacted>?tls=true"),
+            ("postgres://u:p?tls=geheim@db/k", "postgres://<redacted>"),
+            ("https://u:p@a:2379,http://b:2379", "https://<redacted>,http://<redacted>"),
+            ("postgres://u:a,b://c@db/k", "postgres://<redacted>"),
+        ] {
+            assert_eq!(redact("datastore-endpoint", given, true), shown, "whether it is encrypted is no secret");
+        }
         assert_eq!(redact("datastore-endpoint", "https://10.0.0.1:2379", true), "https://10.0.0.1:2379");
         assert_eq!(redact("secret-encryption", "true", false), "true");
         assert_eq!(redact("kubelet-arg", "etcd-servers=http://u:p@h", true), "etcd-servers=http://<redacted>");
