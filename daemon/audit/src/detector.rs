@@ -364,8 +364,8 @@ impl Detector {
                 });
             }
             let reached = match stateful.kind {
-                Kind::Count => window.waiting.len() >= stateful.threshold.unwrap_or(1) as usize,
-                Kind::Distinct => window.waiting.len() >= stateful.threshold.unwrap_or(1) as usize,
+                Kind::Count => window.waiting.len() >= rule.threshold_of(view),
+                Kind::Distinct => window.waiting.len() >= rule.threshold_of(view),
                 Kind::Compare => window.waiting.len() > 1,
                 Kind::Sequence => window.waiting.iter().any(|step| step.value == 0 && step.time <= time) && value == 1,
                 _ => true,

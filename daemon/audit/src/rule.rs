@@ -57,6 +57,14 @@ struct Adjust {
     when: String,
 }
 
+/// A threshold that holds when a named search of the same rule matches.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Threshold {
+    threshold: u32,
+    when: String,
+}
+
 /// The `picket:` block of a rule.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -69,7 +77,9 @@ pub(crate) struct Stateful {
     pub(crate) by: Vec<String>,
     /// Fields whose different values are counted.
     pub(crate) distinct: Vec<String>,
-    pub(crate) threshold: Option<u32>,
+    threshold: Option<u32>,
+    /// Other thresholds for special cases; the first that matches holds.
+    thresholds: Vec<Threshold>,
     pub(crate) window_s: Option<i64>,
     pub(crate) cooldown_s: Option<i64>,
     pub(crate) warmup_s: Option<i64>,
@@ -121,7 +131,9 @@ impl Rule {
                     Stateful::deserialize(block).map_err(|error| fail(format!("in the block picket: {error}")))?
                 }
             };
-            for named in stateful.severity.iter().map(|adjust| &adjust.when).chain(&stateful.steps) {
+            let severities = stateful.severity.iter().map(|adjust| &adjust.when);
+            let thresholds = stateful.thresholds.iter().map(|threshold| &threshold.when);
+            for named in severities.chain(thresholds).chain(&stateful.steps) {
                 if !compiled.detections.contains_key(named) {
                     return Err(fail(format!("the block picket names {named:?}, which is no search of this rule")));
                 }
@@ -195,6 +207,12 @@ impl Rule {
     pub(crate) fn search(&self, name: &str, view: &View<'_>) -> bool {
         let name = ConditionExpr::Identifier(name.to_owned());
         eval_condition(&name, &self.compiled.detections, view, &mut Vec::new())
+    }
+
+    /// How many matches make a detection.
+    pub(crate) fn threshold_of(&self, view: &View<'_>) -> usize {
+        let special = self.stateful.thresholds.iter().find(|threshold| self.search(&threshold.when, view));
+        special.map(|threshold| threshold.threshold).or(self.stateful.threshold).unwrap_or(1) as usize
     }
 
     /// The severity of this match.
