@@ -186,7 +186,10 @@ impl Sessions {
         let offset = clock_unix_ms.saturating_sub(now.as_millisecond());
         let info = info.clone();
         self.note(node, move |record| {
-            record.hostname.clone_from(&info.hostname);
+            // A node that does not know its name keeps the one it enrolled with.
+            if !info.hostname.is_empty() {
+                record.hostname.clone_from(&info.hostname);
+            }
             record.info = info;
             record.epoch = Some(epoch);
             record.last_seen = Some(now);

@@ -40,6 +40,16 @@ async fn what_is_acknowledged_is_in_the_history_once_also_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_node_that_does_not_say_its_name_keeps_the_one_it_enrolled_with() {
+    let site = Site::start().await;
+    let node = site.node("edge-7").await;
+    let mut link = Link::open(&node).await.unwrap();
+    link.say(Frame::Hello(v1::Hello { info: None, ..hello(&site, epoch(1), 1) })).await;
+    assert!(matches!(link.next().await, Ok(Some(Answer::Welcome(_)))));
+    assert_eq!(site.app.registry.node(node.id).unwrap().hostname, "edge-7");
+}
+
+#[tokio::test]
 async fn revocation_cuts_an_open_stream() {
     let site = Site::start().await;
     let (node, other) = (site.node("edge-1").await, site.node("edge-2").await);
