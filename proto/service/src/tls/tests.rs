@@ -150,7 +150,6 @@ fn keys_that_others_can_read_are_refused_with_the_remedy() {
     assert!(matches!(material::certificates(&path), Err(MaterialError::NoCertificate { .. })));
 }
 
-#[cfg(feature = "accept")]
 mod handshakes {
     use std::sync::Arc;
 
