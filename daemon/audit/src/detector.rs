@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Event, Text};
 use crate::fields::{Flags, View};
 use crate::index::Index;
-use crate::rule::{Kind, Rule};
+use crate::rule::{Kind, Rule, Stateful};
 use crate::site::Site;
 use crate::trail::{Sign, Trail};
 use crate::window::{Open, Started, Waiting, Window, Windows, fingerprint};
@@ -21,8 +21,9 @@ pub const MAX_AUDIT_IDS: usize = 100;
 const MAX_TEXT: usize = 1024;
 /// The roll-up window of a rule without one (E13).
 const ROLL_UP_S: i64 = 60;
-/// Most different values that are remembered per key while a threshold is not reached.
-const MAX_WAITING: usize = 512;
+/// Most matches that are remembered per key while a threshold is not reached; the oldest make room. No rule's threshold
+/// is higher than 50.
+const MAX_WAITING: usize = 64;
 const MICROS: i64 = 1_000_000;
 
 /// Where an event stood.
@@ -354,18 +355,28 @@ impl Detector {
                 Kind::Distinct | Kind::Compare => window.waiting.iter().any(|waiting| waiting.value == value),
                 _ => false,
             };
-            if !known && window.waiting.len() < MAX_WAITING {
+            if !known {
+                if window.waiting.len() >= MAX_WAITING {
+                    window.waiting.pop_front();
+                }
                 window.waiting.push_back(Waiting {
                     time,
                     value,
+                    also: match &stateful.also {
+                        Some(also) if rule.search(&also.search, view) => value_of(&also.distinct, view).max(1),
+                        _ => 0,
+                    },
                     audit_id: audit_id.clone(),
                     file: position.file.to_owned(),
                     line: position.line,
                 });
             }
             let reached = match stateful.kind {
-                Kind::Count => window.waiting.len() >= rule.threshold_of(view),
-                Kind::Distinct => window.waiting.len() >= rule.threshold_of(view),
+                Kind::Count => window.waiting.len() >= rule.threshold_of(view).min(MAX_WAITING),
+                Kind::Distinct => {
+                    window.waiting.len() >= rule.threshold_of(view).min(MAX_WAITING)
+                        && besides(stateful, &window.waiting)
+                }
                 Kind::Compare => window.waiting.len() > 1,
                 Kind::Sequence => window.waiting.iter().any(|step| step.value == 0 && step.time <= time) && value == 1,
                 _ => true,
@@ -474,6 +485,16 @@ fn key_of(rule: &Rule, view: &View<'_>) -> u64 {
 fn value_of(fields: &[String], view: &View<'_>) -> u64 {
     let parts: Vec<_> = fields.iter().map(|field| view.key_part(field)).collect();
     fingerprint(parts.iter().map(|part| &**part))
+}
+
+/// Whether what the rule wants to be so besides is so.
+fn besides(stateful: &Stateful, waiting: &VecDeque<Waiting>) -> bool {
+    let Some(also) = &stateful.also else { return true };
+    let mut values: Vec<u64> = waiting.iter().map(|waiting| waiting.also).filter(|value| *value != 0).collect();
+    let others = values.len() < waiting.len();
+    values.sort_unstable();
+    values.dedup();
+    others && values.len() >= also.threshold
 }
 
 fn timestamp(micros: i64) -> Timestamp {

@@ -65,6 +65,16 @@ struct Threshold {
     when: String,
 }
 
+/// What else must be so among the matches of a key: some met this search, with so many different values of these
+/// fields, and some did not.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Also {
+    pub(crate) search: String,
+    pub(crate) distinct: Vec<String>,
+    pub(crate) threshold: usize,
+}
+
 /// The `picket:` block of a rule.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -78,6 +88,8 @@ pub(crate) struct Stateful {
     /// Fields whose different values are counted.
     pub(crate) distinct: Vec<String>,
     threshold: Option<u32>,
+    /// For `distinct`: what else must be so.
+    pub(crate) also: Option<Also>,
     /// Other thresholds for special cases; the first that matches holds.
     thresholds: Vec<Threshold>,
     pub(crate) window_s: Option<i64>,
@@ -132,8 +144,9 @@ impl Rule {
                 }
             };
             let severities = stateful.severity.iter().map(|adjust| &adjust.when);
+            let also = stateful.also.iter().map(|also| &also.search);
             let thresholds = stateful.thresholds.iter().map(|threshold| &threshold.when);
-            for named in severities.chain(thresholds).chain(&stateful.steps) {
+            for named in severities.chain(thresholds).chain(&stateful.steps).chain(also) {
                 if !compiled.detections.contains_key(named) {
                     return Err(fail(format!("the block picket names {named:?}, which is no search of this rule")));
                 }

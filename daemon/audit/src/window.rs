@@ -13,6 +13,9 @@ pub(crate) struct Waiting {
     pub(crate) time: i64,
     /// Fingerprint of the value that is counted or compared.
     pub(crate) value: u64,
+    /// Fingerprint of what the rule wants to be so besides; 0 when the event is not of that kind.
+    #[serde(default)]
+    pub(crate) also: u64,
     pub(crate) audit_id: String,
     pub(crate) file: String,
     pub(crate) line: u64,

@@ -344,3 +344,17 @@ fn memory_is_bounded_and_what_is_given_up_is_counted() {
     assert!(detector.counters().evicted > 100);
     assert_eq!(of(&out, "namespace-deleted").len(), 200, "every one is reported all the same");
 }
+
+#[test]
+fn probing_needs_refusals_of_several_resources_and_somebody_browsing_is_none() {
+    let ask = |at: usize, decision: &str| {
+        event(json!({
+            "auditID": format!("id-{at}"), "requestURI": format!("/api/v1/kind{at}"), "verb": "list",
+            "objectRef": {"resource": format!("kind{at}")}, "annotations": {"authorization.k8s.io/decision": decision}
+        }))
+    };
+    let browsing: Vec<_> = (0..20).map(|at| ask(at, "allow")).collect();
+    assert_eq!(of(&run(&browsing), "permission-probing").len(), 0);
+    let probing: Vec<_> = (0..20).map(|at| ask(at, if at % 2 == 0 { "forbid" } else { "allow" })).collect();
+    assert_eq!(of(&run(&probing), "permission-probing").len(), 1);
+}
