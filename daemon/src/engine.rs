@@ -16,7 +16,7 @@ use picket_model::{EventBody, Finding, NodeInfo, Observation, Role, Severity, St
 use picket_service::chain::Chain;
 use tokio::sync::watch;
 
-use crate::remembered::Remembered;
+use crate::remembered::{Remembered, Running};
 use crate::settings::Watch;
 use crate::settle::{Moment, Settle};
 use crate::source::watches::watches;
@@ -87,7 +87,8 @@ pub struct Engine {
     missed: u64,
     /// What is held now was found by a sweep.
     held_by_sweep: bool,
-    running_since: Option<Timestamp>,
+    /// Something is remembered that is not on disk yet.
+    unsaved: bool,
 }
 
 /// The parts of an engine.
@@ -133,7 +134,7 @@ impl Engine {
             prints: BTreeMap::new(),
             missed: 0,
             held_by_sweep: false,
-            running_since: None,
+            unsaved: false,
         }
     }
 
@@ -158,6 +159,13 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Append`].
     pub fn sweep_sysctls(&mut self) -> Result<Applied, EngineError> {
+        // A disk that took nothing before may take it now.
+        let now = self.host.now();
+        self.ledger.with(|ledger| {
+            if ledger.stats().waiting_events > 0 {
+                ledger.retry(now);
+            }
+        });
         let Some(seen) = &self.seen else { return Ok(Applied::default()) };
         if self.deadline().is_some_and(|at| at <= self.host.now()) {
             return self.look(Why::Whole, &Source::ALL.into());
@@ -300,23 +308,32 @@ impl Engine {
     /// K3s reads its configuration only at start: what was on disk then is what runs, if no file was written since.
     fn note_running(&mut self) {
         let Some(seen) = &mut self.seen else { return };
-        let started = seen.snapshot.k3s_started_at.value().copied();
-        if started != self.running_since {
-            self.running_since = started;
-            let unchanged = started.is_some_and(|started| {
-                seen.configuration.sources().iter().all(|path| match self.host.stat(path.as_ref()) {
+        match (seen.snapshot.k3s_started_at.value().copied(), &self.remembered.running) {
+            (Some(started), Some(running)) if running.is_of(started) => {}
+            (Some(started), _) => {
+                let unchanged = seen.configuration.sources().iter().all(|path| match self.host.stat(path.as_ref()) {
                     Ok(meta) => meta.kind == picket_host::Kind::Folder || meta.mtime <= started,
                     Err(reason) => reason.is_absent(),
-                })
-            });
-            self.remembered.memory.running = unchanged.then(|| seen.snapshot.declared.value().cloned()).flatten();
+                });
+                let config = unchanged.then(|| seen.snapshot.declared.value().cloned()).flatten();
+                tracing::info!(%started, configuration_known = config.is_some(), "a K3s process is seen for the first time");
+                self.remembered.running = Some(Running { started, config });
+                self.unsaved = true;
+            }
+            // It stopped, or cannot be seen: the next one is another.
+            (None, Some(_)) => {
+                self.remembered.running = None;
+                self.unsaved = true;
+            }
+            (None, None) => {}
         }
+        self.remembered.memory.running = self.remembered.running.as_ref().and_then(|r| r.config.clone());
         seen.snapshot.running = self.remembered.memory.running.clone().map_or(Observation::Absent, Observation::from);
     }
 
     fn remember(&mut self) -> Result<(), EngineError> {
         let Some(seen) = &self.seen else { return Ok(()) };
-        let mut news = self.remembered.memory.remember(&seen.snapshot);
+        let mut news = self.remembered.memory.remember(&seen.snapshot) | std::mem::take(&mut self.unsaved);
         let info = NodeInfo {
             hostname: self.host.hostname().unwrap_or_default(),
             role: seen.snapshot.role,
@@ -331,6 +348,7 @@ impl Engine {
             news = true;
         }
         if news && let Err(error) = self.remembered.save() {
+            self.unsaved = true;
             tracing::warn!(error = %Chain(&error), "what was seen of the node is not kept across a restart");
         }
         Ok(())

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
+use picket_checks::NodeConfig;
 use picket_model::NodeInfo;
 use picket_service::atomic::{self, AtomicError};
 use rand::RngCore;
@@ -38,6 +41,24 @@ struct Kept {
     seen: BTreeMap<String, FirstSeen>,
     #[serde(default)]
     info: Option<NodeInfo>,
+    #[serde(default)]
+    running: Option<Running>,
+}
+
+/// What was on disk when the running K3s process started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Running {
+    /// When it started.
+    pub started: Timestamp,
+    /// Its configuration; none when a file was written between its start and the first look.
+    pub config: Option<Arc<NodeConfig>>,
+}
+
+impl Running {
+    /// Is this the process that started then? The kernel's idea of when it booted moves with the clock.
+    pub fn is_of(&self, started: Timestamp) -> bool {
+        started.duration_since(self.started).abs() <= SignedDuration::from_secs(3)
+    }
 }
 
 /// The memory of a state folder.
@@ -48,6 +69,8 @@ pub struct Remembered {
     pub memory: Memory,
     /// What the node last said of itself.
     pub info: Option<NodeInfo>,
+    /// The K3s process and what it runs with.
+    pub running: Option<Running>,
 }
 
 impl Remembered {
@@ -69,7 +92,8 @@ impl Remembered {
         };
         let mut memory = Memory::lasting(*key);
         memory.seen = Some(kept.seen);
-        Ok(Self { path, memory, info: kept.info })
+        memory.running = kept.running.as_ref().and_then(|r| r.config.clone());
+        Ok(Self { path, memory, info: kept.info, running: kept.running })
     }
 
     /// Writes it.
@@ -77,7 +101,11 @@ impl Remembered {
     /// # Errors
     /// [`MemoryError::Write`].
     pub fn save(&self) -> Result<(), MemoryError> {
-        let kept = Kept { seen: self.memory.seen.clone().unwrap_or_default(), info: self.info.clone() };
+        let kept = Kept {
+            seen: self.memory.seen.clone().unwrap_or_default(),
+            info: self.info.clone(),
+            running: self.running.clone(),
+        };
         // Maps with text as keys always serialise.
         let bytes = serde_json::to_vec(&kept).unwrap_or_default();
         Ok(atomic::write(&self.path, &bytes, 0o600)?)

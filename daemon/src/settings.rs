@@ -193,7 +193,7 @@ impl Default for Settings {
                 enabled: true,
                 path: None,
                 start: AuditStart::Within(Duration::from_secs(24 * 3600)),
-                interval: Duration::from_millis(250),
+                interval: Duration::from_secs(1),
             },
             watch: Watch {
                 quiet: Duration::from_millis(100),

@@ -312,6 +312,38 @@ fn a_folder_that_was_replaced_is_watched_on() {
 }
 
 #[test]
+fn k3s_may_come_after_the_daemon_and_be_reached_through_links() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = SampleNode::build_now(Profile::HardenedServer, &dir.path().join("ready")).unwrap();
+    let mut run = Run::new(Profile::Agent, "[watch]\nsettle = \"50ms\"\n");
+    let root = run.sample.root().to_owned();
+    fs::remove_dir_all(&root).unwrap();
+    fs::create_dir(&root).unwrap();
+    run.start();
+    assert_eq!(run.status().findings_open, 0, "nothing is wrong where nothing is");
+    // The data dir lies elsewhere, and what it leads to is swapped later.
+    for name in ["etc", "var"] {
+        let copied = Command::new("cp").arg("-a").arg(ready.root().join(name)).arg(&root).status().unwrap();
+        assert!(copied.success());
+    }
+    wait::until("the server", || (run.status().state.node.role == Some(picket_model::Role::Server)).then_some(()))
+        .unwrap_or_else(|e| panic!("{e}\n{}", run.log()));
+    let config = root.join("etc/rancher/k3s/config.yaml");
+    fs::create_dir(root.join("srv")).unwrap();
+    fs::rename(&config, root.join("srv/config-1.yaml")).unwrap();
+    fs::copy(root.join("srv/config-1.yaml"), root.join("srv/config-2.yaml")).unwrap();
+    std::os::unix::fs::symlink("/srv/config-1.yaml", &config).unwrap();
+    wait::until("the link", || run.status().state.unsettled.is_empty().then_some(())).unwrap();
+    fs::set_permissions(root.join("srv/config-2.yaml"), std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    std::os::unix::fs::symlink("/srv/config-2.yaml", config.with_file_name("next")).unwrap();
+    fs::rename(config.with_file_name("next"), &config).unwrap();
+    run.await_finding("finding opened", "k3s-config-file-mode", CONFIG);
+    // In the folder the link leads to.
+    fs::set_permissions(root.join("srv/config-2.yaml"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    run.await_finding("finding resolved", "k3s-config-file-mode", CONFIG);
+}
+
+#[test]
 fn an_attack_in_the_audit_log_is_detected_across_a_rotation() {
     let mut run = Run::started(Profile::HardenedServer, "");
     let log = "/var/lib/rancher/k3s/server/logs/audit.log";

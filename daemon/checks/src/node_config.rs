@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use picket_model::Evidence;
 
 /// One value and where it came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Setting {
     /// The value as text. Values of secret options (`token`, `etcd-s3-secret-key`, …) are never here: their text is
     /// [`Setting::HIDDEN`].
@@ -25,7 +25,7 @@ impl Setting {
 }
 
 /// A flag of a component as K3s passes it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Flag {
     /// The possible lists of values. One entry when it is certain; several when K3s versions differ and the version is
     /// not known. An empty inner list: the flag is not passed. Never empty itself.
@@ -33,7 +33,7 @@ pub struct Flag {
 }
 
 /// The effective configuration, declared or running.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct NodeConfig {
     /// K3s's own options by long name, values in the order K3s sees them; what is not set is not there.
     pub options: BTreeMap<String, Vec<Setting>>,
