@@ -371,8 +371,7 @@ impl Engine {
         let deaf = |concerns: &BTreeSet<Source>| concerns.iter().all(|s| matches!(s, Source::Files | Source::AuditLog));
         let logs = source::needs(&self.policy.catalogue, &seen.snapshot).audit_logs;
         let log_folder = logs
-            .iter()
-            .next()
+            .first()
             .and_then(|log| std::path::Path::new(log).parent())
             .map(|folder| self.host.outside(&self.host.trail(folder).end));
         self.hints.set_deaf(folders.iter().filter(|(_, c)| deaf(c)).map(|(path, _)| path.clone()).collect());
@@ -381,7 +380,7 @@ impl Engine {
         let fresh = armed.fresh.iter().filter_map(|path| folders.get(path)).flatten().copied().collect();
         self.folders = folders;
         self.outlets.audit_log.send_if_modified(|current| {
-            let log = logs.iter().next().cloned();
+            let log = logs.first().cloned();
             let changed = *current != log;
             *current = log;
             changed
