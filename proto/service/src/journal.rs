@@ -5,7 +5,7 @@
 //! its own, with `PICKET_` before its name (`PICKET_CONTROL`, `PICKET_PATH`), for `journalctl PICKET_CONTROL=…` and
 //! for programs. Fields of the spans around an event are included, and an error is given with all its sources.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::io::IsTerminal;
 
 use log::kv::{Key, Source, Value, VisitSource};
@@ -37,12 +37,17 @@ pub struct Line {
 }
 
 impl fmt::Display for Line {
-    /// The sentence and its variables, as in the journal's `MESSAGE`.
+    /// The sentence and its variables, as in the journal's `MESSAGE`: one line. Variables may come from strangers
+    /// (host names, users of an audit log), so control characters in them are written out; the fields have them as
+    /// they came.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         for (position, (name, value)) in self.fields.iter().enumerate() {
             f.write_str(if position == 0 { ": " } else { ", " })?;
-            write!(f, "{name}={value}")?;
+            write!(f, "{name}=")?;
+            for c in value.chars() {
+                if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+            }
         }
         Ok(())
     }
@@ -258,6 +263,19 @@ mod tests {
             "source cannot be read: task=engine, round=3, control=x, error=cannot read /x: no"
         );
         assert_eq!(lines[0].level, Level::WARN);
+    }
+
+    #[test]
+    fn a_hostile_name_makes_no_second_line() {
+        let fields = vec![("hostname", "edge\nERROR all nodes are lost\u{1b}[2J".to_owned())];
+        let line = Line {
+            level: Level::INFO,
+            target: String::new(),
+            place: None,
+            message: "node connected".to_owned(),
+            fields,
+        };
+        assert_eq!(line.to_string(), "node connected: hostname=edge\\nERROR all nodes are lost\\u{1b}[2J");
     }
 
     #[test]

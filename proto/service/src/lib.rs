@@ -7,6 +7,7 @@ pub mod chain;
 pub mod clock;
 pub mod journal;
 pub mod operator_file;
+pub mod private;
 pub mod signal;
 pub mod supervise;
 pub mod systemd;

@@ -5,6 +5,7 @@
 //! token: cancelling it ends the next read, and with it the connection and all its calls.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
@@ -19,13 +20,16 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
-use super::peer::{Peer, TrustDomain};
+use picket_model::NodeId;
+
+use super::peer::{OperatorName, Peer, TrustDomain};
 
 /// How much is let in.
 #[derive(Debug, Clone, Copy)]
@@ -36,11 +40,25 @@ pub struct Limits {
     pub pending_handshakes: usize,
     /// Connections at once; more are closed unanswered.
     pub connections: usize,
+    /// Connections without a certificate at once: whoever has none may enrol, and not take the places of those who
+    /// have one.
+    pub anonymous: usize,
+    /// How long a connection without a certificate lasts: enough to enrol.
+    pub anonymous_life: Duration,
+    /// Connections of one identity at once: a stolen one must not take the places of all others.
+    pub per_identity: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { handshake_timeout: Duration::from_secs(10), pending_handshakes: 512, connections: 12_000 }
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            pending_handshakes: 512,
+            connections: 12_000,
+            anonymous: 512,
+            anonymous_life: Duration::from_secs(60),
+            per_identity: 64,
+        }
     }
 }
 
@@ -80,6 +98,25 @@ pub struct Live(Arc<Mutex<LiveTable>>);
 struct LiveTable {
     next: u64,
     open: HashMap<u64, ConnectionInfo>,
+    of: HashMap<Who, usize>,
+}
+
+/// An identity, whatever certificate it shows.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Who {
+    Anyone,
+    Node(NodeId),
+    Operator(OperatorName),
+}
+
+impl Who {
+    fn of(peer: &Peer) -> Self {
+        match peer {
+            Peer::Anonymous => Self::Anyone,
+            Peer::Node { id, .. } => Self::Node(*id),
+            Peer::Operator { name, .. } => Self::Operator(name.clone()),
+        }
+    }
 }
 
 impl Live {
@@ -100,12 +137,18 @@ impl Live {
         self.len() == 0
     }
 
-    fn enter(&self, info: &ConnectionInfo) -> Registration {
+    /// Notes a connection, unless its identity has so many already.
+    fn enter(&self, info: &ConnectionInfo, most: usize) -> Option<Registration> {
         let mut table = self.lock();
+        let count = table.of.entry(Who::of(&info.peer)).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
         let number = table.next;
         table.next += 1;
         table.open.insert(number, info.clone());
-        Registration { live: self.clone(), number }
+        Some(Registration { live: self.clone(), number })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, LiveTable> {
@@ -122,7 +165,14 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.live.lock().open.remove(&self.number);
+        let mut table = self.live.lock();
+        let Some(info) = table.open.remove(&self.number) else { return };
+        if let Entry::Occupied(mut count) = table.of.entry(Who::of(&info.peer)) {
+            *count.get_mut() = count.get().saturating_sub(1);
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }
 
@@ -132,6 +182,7 @@ pub struct Connection {
     io: TlsStream<TcpStream>,
     info: ConnectionInfo,
     killed: Pin<Box<WaitForCancellationFutureOwned>>,
+    ends: Option<Pin<Box<Sleep>>>,
     // Dropped with the connection: it then no longer counts as open, and its place is free.
     _registration: Registration,
     _place: tokio::sync::OwnedSemaphorePermit,
@@ -147,19 +198,36 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(ends) = &mut self.ends
+            && ends.as_mut().poll(cx).is_ready()
+        {
+            self.info.kill.cancel();
+        }
         if self.info.kill.is_cancelled() || self.killed.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            return Poll::Ready(Err(cut()));
         }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
+fn cut() -> io::Error {
+    io::ErrorKind::ConnectionAborted.into()
+}
+
+// Writing ends too: HTTP/2 does not read while it waits for room to write, so a client that takes nothing could
+// otherwise outlive its cut.
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.info.kill.is_cancelled() || self.killed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(cut()));
+        }
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.info.kill.is_cancelled() || self.killed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(cut()));
+        }
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -172,6 +240,9 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.info.kill.is_cancelled() || self.killed.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(cut()));
+        }
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 
@@ -287,11 +358,20 @@ impl Door {
                 }
             },
         };
-        count(&self.counters.accepted);
         let info = ConnectionInfo { peer, remote, kill: CancellationToken::new() };
-        let registration = self.live.enter(&info);
+        let (most, ends) = match info.peer {
+            Peer::Anonymous => (self.limits.anonymous, Some(Box::pin(tokio::time::sleep(self.limits.anonymous_life)))),
+            Peer::Node { .. } | Peer::Operator { .. } => (self.limits.per_identity, None),
+        };
+        let Some(registration) = self.live.enter(&info, most) else {
+            warn_sometimes(count(&self.counters.refused), || {
+                tracing::warn!(%remote, peer = %info.peer, most, "connection closed: too many of this identity at once");
+            });
+            return None;
+        };
+        count(&self.counters.accepted);
         let killed = Box::pin(info.kill.clone().cancelled_owned());
-        Some(Connection { io, info, killed, _registration: registration, _place: place })
+        Some(Connection { io, info, killed, ends, _registration: registration, _place: place })
     }
 }
 

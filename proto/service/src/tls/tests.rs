@@ -316,6 +316,61 @@ mod handshakes {
     }
 
     #[tokio::test]
+    async fn those_without_a_certificate_take_few_places_and_not_for_long() {
+        let limits = Limits { anonymous: 1, anonymous_life: Duration::from_millis(200), ..Limits::default() };
+        let mut site = site_with(&["localhost"], limits).await;
+        let authorities = [site.ca.der.clone()];
+        let nobody = client::config(&authorities, None).unwrap();
+        let _first = site.knock(nobody.clone()).await.unwrap();
+        let (_, mut server_side) = site.peer().await;
+        let mut second = site.knock(nobody.clone()).await.unwrap();
+        assert!(matches!(second.read(&mut [0; 8]).await, Ok(0) | Err(_)), "a second one is served");
+        // A node still gets in.
+        let _node = site.knock(client::config(&authorities, Some(node(&site.ca, -10, 60))).unwrap()).await.unwrap();
+        let (peer, _kept) = site.peer().await;
+        assert!(matches!(peer, Peer::Node { .. }));
+        // The first one says nothing for ever, and is cut.
+        assert_eq!(server_side.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        drop(server_side);
+        let _third = site.knock(nobody).await.unwrap();
+        assert_eq!(site.peer().await.0, Peer::Anonymous);
+    }
+
+    #[tokio::test]
+    async fn one_identity_cannot_take_all_places() {
+        let limits = Limits { per_identity: 2, ..Limits::default() };
+        let mut site = site_with(&["localhost"], limits).await;
+        let authorities = [site.ca.der.clone()];
+        let config = client::config(&authorities, Some(node(&site.ca, -10, 60))).unwrap();
+        let _theirs = [site.knock(config.clone()).await.unwrap(), site.knock(config.clone()).await.unwrap()];
+        let (first, _second) = (site.peer().await, site.peer().await);
+        let mut third = site.knock(config.clone()).await.unwrap();
+        assert!(matches!(third.read(&mut [0; 8]).await, Ok(0) | Err(_)), "a third one is served");
+        drop(first);
+        let _fourth = site.knock(config).await.unwrap();
+        site.peer().await;
+    }
+
+    #[tokio::test]
+    async fn a_cut_connection_writes_nothing_more() {
+        use tokio::io::AsyncWriteExt as _;
+        let mut site = site(&["localhost"]).await;
+        let _theirs = site.knock(client::config(&[site.ca.der.clone()], None).unwrap()).await.unwrap();
+        let (_, mut server_side) = site.peer().await;
+        // The other side reads nothing: sooner or later there is no room, and no read is under way.
+        let write = tokio::spawn(async move {
+            loop {
+                if let Err(error) = server_side.write_all(&[0; 65536]).await {
+                    return error.kind();
+                }
+            }
+        });
+        tokio::task::yield_now().await;
+        site.door.live.cut(|_| true);
+        assert_eq!(write.await.unwrap(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test]
     async fn failures_are_explained() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
