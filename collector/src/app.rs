@@ -436,7 +436,11 @@ async fn serve(parts: ServerParts) -> Result<tokio::task::JoinHandle<Result<(), 
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let build = |e: tonic_reflection::server::Error| AppError::Build(format!("reflection: {e}"));
-    let guard = Guard { registry: Arc::clone(&sessions.registry), metrics: sessions.metrics.clone() };
+    let guard = Guard {
+        registry: Arc::clone(&sessions.registry),
+        metrics: sessions.metrics.clone(),
+        notices: Arc::clone(&sessions.notices),
+    };
     let router = tonic::transport::Server::builder()
         .max_concurrent_streams(sessions.settings.load().limits.streams_per_connection)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))

@@ -13,6 +13,7 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 
 use crate::metrics::Metrics;
+use crate::notice::{Notice, Notices};
 use crate::registry::{Refusal, Registry, Standing};
 
 /// What a method demands.
@@ -126,7 +127,8 @@ pub fn broken(error: &tokio::task::JoinError) -> Status {
 ///
 /// # Errors
 /// `UNAUTHENTICATED` without a certificate that is good now, `PERMISSION_DENIED` with one that is not enough.
-pub async fn check(registry: &Arc<Registry>, access: Access, peer: &Peer) -> Result<Caller, Status> {
+async fn check(guard: &Guard, access: Access, peer: &Peer) -> Result<Caller, Status> {
+    let registry = &guard.registry;
     let denied = |what: &str| Err(Status::permission_denied(format!("{peer} may not call this: {what} is needed")));
     match peer {
         Peer::Anonymous => match access {
@@ -153,7 +155,15 @@ pub async fn check(registry: &Arc<Registry>, access: Access, peer: &Peer) -> Res
                 Err(Refusal::Expired) if access == Access::NodeRenewing => Ok(caller()),
                 // A node that was revoked may come back with a new token.
                 Err(_) if access == Access::Anyone => Ok(Caller::Anonymous),
-                Err(refusal) => Err(refused(refusal)),
+                Err(refusal) => {
+                    if refusal == Refusal::Replaced {
+                        // The node itself took the newer one into use and never goes back.
+                        guard.metrics.reject("identity_twice");
+                        let observed = "a certificate of this node was shown that a newer one had replaced";
+                        guard.notices.raise(*id, Notice::IdentityTwice, observed).await;
+                    }
+                    Err(refused(refusal))
+                }
             }
         }
         Peer::Operator { name, certificate } => {
@@ -184,6 +194,8 @@ pub struct Guard {
     pub registry: Arc<Registry>,
     /// Refusals are counted.
     pub metrics: Metrics,
+    /// A certificate that should be gone is a finding.
+    pub notices: Arc<Notices>,
 }
 
 impl<S> tower::Layer<S> for Guard {
@@ -223,7 +235,7 @@ where
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         Box::pin(async move {
             let checked = match (access(request.uri().path()), request.extensions().get::<ConnectionInfo>()) {
-                (Some(access), Some(info)) => check(&guard.registry, access, &info.peer.clone()).await,
+                (Some(access), Some(info)) => check(&guard, access, &info.peer.clone()).await,
                 (None, _) => Err(Status::unimplemented("no such method")),
                 (Some(_), None) => Err(Status::internal("the connection was not authenticated")),
             };

@@ -116,7 +116,9 @@ impl Ingest {
         };
         let (mut taken, mut hash, mut before) = (self.taken, self.hash, Seq::ZERO);
         for (index, wire) in batch.events.into_iter().enumerate() {
-            let event = event_from_wire(wire, self.epoch).map_err(|e| e.within(&format!("batch.events[{index}]")))?;
+            let event = event_from_wire(wire, self.epoch)
+                .and_then(of_a_node)
+                .map_err(|e| e.within(&format!("batch.events[{index}]")))?;
             let got = event.seq;
             if got <= before {
                 return Err(IngestError::Disorder { index, before, got });
@@ -146,6 +148,20 @@ impl Ingest {
         }
         (self.taken, self.hash, self.given_up_through) = (taken, hash, given_up_through);
         Ok(checked)
+    }
+}
+
+/// What the ids of the collector's own findings begin with.
+pub const OWN_CONTROLS: &str = "collector-";
+
+/// A node must not speak for the collector: it could settle what the collector found on it.
+fn of_a_node(event: Event) -> Result<Event, FieldError> {
+    match event.body.finding() {
+        Some(finding) if finding.control.starts_with(OWN_CONTROLS) => Err(FieldError::new(
+            "finding.control",
+            format!("ids that begin with {OWN_CONTROLS} belong to the collector; nodes may not use them"),
+        )),
+        Some(_) | None => Ok(event),
     }
 }
 

@@ -93,7 +93,8 @@ fn serve(source: Source) -> anyhow::Result<()> {
 fn dev(mut source: Source) -> anyhow::Result<()> {
     let name = format!("picket-collector-dev-{}", std::process::id());
     let folder = source.overrides.state_dir.clone().unwrap_or_else(|| std::env::temp_dir().join(name));
-    anyhow::ensure!(!folder.exists(), "{} is there already; dev wants a new folder", folder.display());
+    // Made here and by nobody else: in /tmp anyone could have put a folder or link of that name there.
+    new_folder(&folder)?;
     source.overrides.state_dir = Some(folder.clone());
     source.overrides.listen.get_or_insert_with(|| "127.0.0.1:7443".to_owned());
     let settings = source.read()?;
@@ -122,12 +123,25 @@ fn dev(mut source: Source) -> anyhow::Result<()> {
     done
 }
 
+fn new_folder(folder: &std::path::Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    match std::fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+            anyhow::bail!("{} is there already; dev wants a new folder", folder.display())
+        }
+        made => made.with_context(|| format!("cannot make {}", folder.display())),
+    }
+}
+
 async fn serve_until_told(
     source: Source,
     settings: Settings,
     level: &LogLevel,
     started: impl AsyncFnOnce(&App) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    if let Err(error) = picket_service::private::keep_private() {
+        tracing::warn!(%error, "a core dump of this process would hold its keys");
+    }
     let systemd = Systemd::new();
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let mut app = App::start(settings, Arc::new(SystemClock)).await?;

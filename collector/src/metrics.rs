@@ -37,6 +37,8 @@ pub struct Metrics {
     pub duplicates: Counter,
     /// Events that do not follow from the one before them.
     pub altered: Counter,
+    /// Numbers that nodes gave up: events that never come.
+    pub given_up: Counter,
     /// Batches taken.
     pub batches: Counter,
     /// Streams ended because of what a node sent.
@@ -60,6 +62,11 @@ impl Metrics {
         registry.register("events", "Events made durable", self.events.clone());
         registry.register("duplicate_events", "Events received that were durable already", self.duplicates.clone());
         registry.register("altered_events", "Events that do not follow from the one before", self.altered.clone());
+        registry.register(
+            "given_up_events",
+            "Events that nodes gave up before they were delivered",
+            self.given_up.clone(),
+        );
         registry.register("batches", "Batches of events taken", self.batches.clone());
         registry.register("rejected_streams", "Streams ended because of what a node sent", self.rejected.clone());
         registry.register("silent_nodes", "Nodes not heard of for longer than the limit", self.silent_nodes.clone());

@@ -29,11 +29,14 @@ pub enum Notice {
     IdentityTwice,
     /// What the node sends cannot be taken.
     Rejected,
+    /// The node says that events will never come.
+    GivenUp,
 }
 
 impl Notice {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Silent, Self::StateReset, Self::ClockOff, Self::IdentityTwice, Self::Rejected];
+    pub const ALL: [Self; 6] =
+        [Self::Silent, Self::StateReset, Self::ClockOff, Self::IdentityTwice, Self::Rejected, Self::GivenUp];
 
     /// The id under which it is listed.
     pub const fn control(self) -> &'static str {
@@ -43,13 +46,14 @@ impl Notice {
             Self::ClockOff => "collector-clock-off",
             Self::IdentityTwice => "collector-identity-twice",
             Self::Rejected => "collector-report-rejected",
+            Self::GivenUp => "collector-events-given-up",
         }
     }
 
     const fn severity(self) -> Severity {
         match self {
             Self::Silent => Severity::High,
-            Self::StateReset | Self::ClockOff => Severity::Medium,
+            Self::StateReset | Self::ClockOff | Self::GivenUp => Severity::Medium,
             Self::IdentityTwice => Severity::Critical,
             Self::Rejected => Severity::High,
         }
@@ -62,6 +66,7 @@ impl Notice {
             Self::ClockOff => "The node's clock is off",
             Self::IdentityTwice => "Two machines report with the identity of this node",
             Self::Rejected => "The collector cannot take what the node reports",
+            Self::GivenUp => "Events of the node were lost before they were delivered",
         }
     }
 
@@ -72,6 +77,7 @@ impl Notice {
             Self::ClockOff => "the collector's time within the tolerance (fleet.clock_tolerance)",
             Self::IdentityTwice => "one machine per identity",
             Self::Rejected => "numbered events as picket.v1 describes them",
+            Self::GivenUp => "every numbered event",
         }
     }
 
@@ -88,13 +94,18 @@ impl Notice {
             }
             Self::ClockOff => "Set the node's clock right and keep it so (chrony, systemd-timesyncd).",
             Self::IdentityTwice => {
-                "A key was copied, by a cloned disk image or by a thief. Revoke the node (picket-collector node revoke \
-                 NODE) and enrol each machine with a token of its own. This finding goes away by itself a day after \
+                "A key was copied, by a cloned disk image, a restored backup or a thief. Revoke the node \
+                 (picket-collector node revoke NODE) and enrol each machine with a token of its own. This finding goes away by itself a day after \
                  it was last seen."
             }
             Self::Rejected => {
                 "See the log of both sides. Most often the node runs a version the collector does not know: update the \
-                 collector first. A node whose disk was restored from an old image needs its state folder removed."
+                 collector first. A node whose disk was restored from an old image begins anew by itself."
+            }
+            Self::GivenUp => {
+                "The node's outbox was full or damaged, or the collector's history was lost and the node no longer has \
+                 what was in it; gap events in the node's history say why. Without such events somebody may be hiding \
+                 something: look at the node. This finding goes away by itself a day after the last loss."
             }
         }
     }
@@ -102,7 +113,7 @@ impl Notice {
     /// How long after its last sight a finding about a moment, not a state, stays open.
     const fn fades_after(self) -> Option<SignedDuration> {
         match self {
-            Self::StateReset | Self::IdentityTwice => Some(SignedDuration::from_hours(24)),
+            Self::StateReset | Self::IdentityTwice | Self::GivenUp => Some(SignedDuration::from_hours(24)),
             Self::Silent | Self::ClockOff | Self::Rejected => None,
         }
     }

@@ -279,7 +279,10 @@ impl Registry {
             if is(node.pending.as_ref(), shown) {
                 activate(node);
             }
-            node.pending = Some(record_of(&certificate, now));
+            // One that was never used and is shown later was not asked for by the node.
+            if let Some(unused) = node.pending.replace(record_of(&certificate, now)) {
+                retire(node, unused);
+            }
         })
     }
 
@@ -481,8 +484,12 @@ impl Registry {
 fn activate(node: &mut NodeRecord) {
     let Some(next) = node.pending.take() else { return };
     if let Some(old) = node.active.replace(next) {
-        node.past.push(old);
+        retire(node, old);
     }
+}
+
+fn retire(node: &mut NodeRecord, certificate: CertificateRecord) {
+    node.past.push(certificate);
     let surplus = node.past.len().saturating_sub(PAST_CERTIFICATES);
     node.past.drain(..surplus);
 }

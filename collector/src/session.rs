@@ -31,6 +31,8 @@ use crate::writer::{SubmitError, WriterHandle};
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// For so long after a newer stream took over, an older one is listened to: whoever still speaks is a second machine.
 const PROOF: Duration = Duration::from_secs(35);
+/// What an older stream says within this time of a newer one's hello was on its way before.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// A replaced stream's machine should come back no sooner than this; milliseconds.
 const REPLACED_RETRY_MS: u32 = 30_000;
 /// How often a node's record is written for a sign of life alone.
@@ -133,6 +135,12 @@ impl Sessions {
             Some(_) => return Err(garbage("a stream must begin with hello")),
         };
         let epoch: Epoch = hello.epoch.parse().map_err(|e| garbage(format!("hello.epoch: {e}")))?;
+        if epoch == self.store.own_epoch() {
+            return Err(garbage("hello.epoch: this one is the collector's own"));
+        }
+        if hello.next_seq == 0 {
+            return Err(garbage("hello.next_seq: 0, numbers start at 1"));
+        }
         let info =
             convert::info_from_wire(hello.info.unwrap_or_default()).map_err(|e| garbage(format!("hello.info: {e}")))?;
         let store = Arc::clone(&self.store);
@@ -144,33 +152,34 @@ impl Sessions {
         if hello.next_seq <= through.0 {
             let message = format!(
                 "the node would number its next event {}, but {through} of this epoch is stored already: its state \
-                 folder was restored from an old image; stop picketd, remove the folder's outbox and start it again",
+                 folder was restored from an old image, or copied; it must begin a new epoch",
                 hello.next_seq
             );
+            // The welcome tells the node how far the history has come, so that it can begin anew.
+            send(answers, self.welcome(through)).await?;
             return Err(End::Rejected("rolled_back", Status::failed_precondition(message)));
         }
         let ticket = self.fleet.enter(node);
         let before = self.registry.node(node);
         self.greet(node, epoch, &info, hello.clock_unix_ms, before.as_ref()).await?;
-        let settings = self.settings.load();
-        let heartbeat = settings.fleet.heartbeat;
-        send(
-            answers,
-            v1::uplink_response::Frame::Welcome(v1::Welcome {
-                acknowledged_seq: through.0,
-                window_events: settings.limits.window_events,
-                heartbeat_interval_ms: u32::try_from(heartbeat.as_millis()).unwrap_or(u32::MAX),
-                clock_unix_ms: self.clock.now().as_millisecond(),
-            }),
-        )
-        .await?;
-        drop(settings);
+        let heartbeat = self.settings.load().fleet.heartbeat;
+        send(answers, self.welcome(through)).await?;
         tracing::info!(node = %node, hostname = info.hostname, epoch = %epoch, through = through.0, "node connected");
         let rejected_before = self.notices.is_open(node, Notice::Rejected).await;
         let noted = self.clock.monotonic();
         let ingest = Ingest::new(epoch, cursor.as_ref());
         let session = Session { parts: self, node, certificate, ingest, ticket, answers, noted, rejected_before };
         session.listen(inbound, heartbeat).await
+    }
+
+    fn welcome(&self, through: Seq) -> v1::uplink_response::Frame {
+        let settings = self.settings.load();
+        v1::uplink_response::Frame::Welcome(v1::Welcome {
+            acknowledged_seq: through.0,
+            window_events: settings.limits.window_events,
+            heartbeat_interval_ms: u32::try_from(settings.fleet.heartbeat.as_millis()).unwrap_or(u32::MAX),
+            clock_unix_ms: self.clock.now().as_millisecond(),
+        })
     }
 
     /// What a hello changes in the node's record, and what is odd about it.
@@ -288,6 +297,15 @@ impl Session<'_> {
             Err(error @ SubmitError::Refused(_)) => return Err(End::Rejected("out_of_order", error.into())),
             Err(error) => return Err(Status::from(error).into()),
         };
+        if durable.given_up > 0 {
+            self.parts.metrics.given_up.inc_by(durable.given_up);
+            let observed = format!(
+                "{} events of epoch {epoch} before number {} were given up by the node",
+                durable.given_up,
+                durable.through.0.saturating_add(1)
+            );
+            self.parts.notices.raise(self.node, Notice::GivenUp, observed).await;
+        }
         self.parts.metrics.batches.inc();
         self.parts.metrics.events.inc_by(durable.stored);
         self.parts.metrics.duplicates.inc_by(durable.duplicates.saturating_add(checked.duplicates));
@@ -328,8 +346,10 @@ impl Session<'_> {
     /// word; then nothing more comes from here. Whoever answers is a second machine.
     async fn replaced(self, inbound: &mut Streaming<v1::UplinkRequest>) -> Result<(), End> {
         let ended = |item: &Result<Option<v1::UplinkRequest>, Status>| !matches!(item, Ok(Some(_)));
-        // What was already here when the newer one came proves nothing.
-        while let Ok(item) = tokio::time::timeout(Duration::ZERO, inbound.message()).await {
+        // What was already on its way when the newer one came proves nothing, nor does the end of a connection that
+        // was closed just before.
+        let until = tokio::time::Instant::now() + ON_ITS_WAY;
+        while let Ok(item) = tokio::time::timeout_at(until, inbound.message()).await {
             if ended(&item) {
                 return Ok(());
             }
@@ -362,7 +382,7 @@ fn unreadable(status: Status) -> End {
             );
             End::Rejected("too_large", Status::resource_exhausted(message))
         }
-        Code::Internal if status.message().contains("decode") => {
+        Code::Internal if status.message().contains("decode") || status.message().contains("decompress") => {
             garbage("a message is not protobuf as picket.v1 has it")
         }
         _ => End::Gone,

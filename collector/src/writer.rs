@@ -46,6 +46,8 @@ pub struct Durable {
     pub stored: u64,
     /// Events that were there before.
     pub duplicates: u64,
+    /// Numbers that were passed over: the node gave them up.
+    pub given_up: u64,
 }
 
 /// A submission that is not durable.
@@ -292,12 +294,12 @@ impl Writer {
         let mut committed = Vec::new();
         for (answer, outcome) in group.answers.into_iter().zip(outcomes) {
             let outcome = match outcome {
-                Ok(Receipt { through, duplicates, stored }) => {
+                Ok(Receipt { through, duplicates, given_up, stored }) => {
                     let new = stored.len() as u64;
                     count(&self.sums.events, new);
                     count(&self.sums.duplicates, duplicates);
                     committed.extend(stored);
-                    Ok(Durable { through, stored: new, duplicates })
+                    Ok(Durable { through, stored: new, duplicates, given_up })
                 }
                 Err(refused) => {
                     count(&self.sums.refused, 1);
@@ -455,7 +457,7 @@ mod tests {
         assert_eq!(good.unwrap().through, Seq(2));
         let refused = Refused::Hole { expected: Seq(1), got: Seq(2) };
         assert_eq!(bad.unwrap_err(), SubmitError::Refused(refused));
-        assert_eq!(again.unwrap(), Durable { through: Seq(3), stored: 1, duplicates: 2 });
+        assert_eq!(again.unwrap(), Durable { through: Seq(3), stored: 1, duplicates: 2, given_up: 0 });
         assert_eq!(writer.stats().refused, 1);
     }
 

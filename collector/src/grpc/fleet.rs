@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use picket_proto::v1;
+use picket_service::tls::accept::ConnectionInfo;
+use picket_service::tls::peer::Peer;
 use picket_store::Store;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::authz::broken;
+use crate::authz::{broken, refused};
 use crate::fleet::{Fleet, Presence};
 use crate::query::{self, Directory, Filter, NodeView, QueryError};
 use crate::registry::Registry;
@@ -22,6 +24,8 @@ use crate::writer::WriterHandle;
 const WATCHED: usize = 256;
 /// A watcher's picture of the fleet (host names, labels) is not older than this.
 const PICTURE: Duration = Duration::from_secs(10);
+/// How often it is asked whether a watcher who hears nothing may still listen.
+const STANDING: Duration = Duration::from_secs(30);
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -74,17 +78,32 @@ impl FleetService {
             .map_err(Status::from)
     }
 
-    async fn pass_on(self, filter: Filter, mut directory: Directory, watcher: Watcher) {
+    /// Revocation cuts the connection; this also ends a watch whose certificate expires meanwhile.
+    fn may_listen(&self, peer: &Peer) -> Result<(), Status> {
+        match peer {
+            Peer::Operator { name, certificate } => {
+                self.registry.operator_role(name, certificate).map(drop).map_err(refused)
+            }
+            Peer::Anonymous | Peer::Node { .. } => Err(Status::permission_denied("only operators may watch")),
+        }
+    }
+
+    async fn pass_on(self, peer: Peer, filter: Filter, mut directory: Directory, watcher: Watcher) {
         let mut listener = self.writer.subscribe();
+        let mut standing = tokio::time::interval(STANDING);
+        standing.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut made = tokio::time::Instant::now();
         loop {
             let event = tokio::select! {
                 () = watcher.closed() => return,
                 () = self.stop.cancelled() => Err(Status::unavailable("the collector is stopping: watch again in a moment")),
-                event = listener.next() => event.map_err(Status::from),
+                event = listener.next() => event.map_err(Status::from).map(Some),
+                _ = standing.tick() => Ok(None),
             };
+            let event = self.may_listen(&peer).and(event);
             let event = match event {
-                Ok(event) => event,
+                Ok(Some(event)) => event,
+                Ok(None) => continue,
                 Err(status) => {
                     // The watcher may be gone already.
                     watcher.send(Err(status)).await.ok();
@@ -140,12 +159,14 @@ impl v1::fleet_server::Fleet for FleetService {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let info = request.extensions().get::<ConnectionInfo>();
+        let peer = info.ok_or_else(|| Status::internal("the connection was not authenticated"))?.peer.clone();
         let filter = Filter::from_wire(request.into_inner().filter)?;
         let directory = self.directory();
         // Nodes and selector that do not exist are told now, not by silence.
         filter.scope(&directory)?;
         let (watcher, stream) = mpsc::channel(WATCHED);
-        tokio::spawn(self.clone().pass_on(filter, directory, watcher));
+        tokio::spawn(self.clone().pass_on(peer, filter, directory, watcher));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -46,6 +46,8 @@ pub struct Receipt {
     pub through: Seq,
     /// Events that were there before.
     pub duplicates: u64,
+    /// Numbers that were passed over: the node gave them up.
+    pub given_up: u64,
     /// Events that are new, in their order.
     pub stored: Vec<StoredEvent>,
 }

@@ -5,5 +5,6 @@
 mod access;
 mod admin;
 mod enrolment;
+mod hostile;
 mod support;
 mod uplink;

@@ -44,7 +44,9 @@ impl<E: Engine> KvStore<E> {
         delivery: Delivery,
     ) -> Result<Receipt, StoreError> {
         let Delivery { node, epoch, events, given_up_through } = delivery;
-        let mut receipt = Receipt { through: cursor.through, duplicates: 0, stored: Vec::with_capacity(events.len()) };
+        let given_up_before = cursor.given_up;
+        let stored = Vec::with_capacity(events.len());
+        let mut receipt = Receipt { through: cursor.through, duplicates: 0, given_up: 0, stored };
         for event in events {
             if event.seq <= cursor.through {
                 receipt.duplicates += 1;
@@ -76,6 +78,7 @@ impl<E: Engine> KvStore<E> {
             unit.set_cursor(node, epoch, cursor);
         }
         receipt.through = cursor.through;
+        receipt.given_up = cursor.given_up.saturating_sub(given_up_before);
         Ok(receipt)
     }
 
