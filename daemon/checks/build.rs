@@ -1,7 +1,7 @@
 //! Packs the catalogue: the YAML people edit becomes JSON without what only people read. Parsing 200 kB of YAML at every
 //! start would cost a small node more than judging all its controls.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use serde_json::Value;
@@ -10,11 +10,12 @@ use serde_json::Value;
 const FOR_PEOPLE: [&str; 6] = ["k3s_default", "notes", "kube_bench_1_9", "unverified", "verified", "evidence"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let source = "catalogue/controls.yaml";
-    println!("cargo::rerun-if-changed={source}");
+    println!("cargo::rerun-if-changed=catalogue");
     println!("cargo::rerun-if-changed=build.rs");
-    let text = fs::read_to_string(source)?;
-    let mut catalogue: Vec<Value> = serde_saphyr::from_str(&text)?;
+    let mut catalogue: Vec<Value> = Vec::new();
+    for source in sources()? {
+        catalogue.extend(serde_saphyr::from_str::<Vec<Value>>(&fs::read_to_string(source)?)?);
+    }
     for entry in &mut catalogue {
         let entry = entry.as_object_mut().ok_or("every entry of the catalogue is a map")?;
         for field in FOR_PEOPLE {
@@ -24,4 +25,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = env::var_os("OUT_DIR").ok_or("OUT_DIR is set by cargo")?;
     fs::write(Path::new(&out).join("controls.json"), serde_json::to_vec(&catalogue)?)?;
     Ok(())
+}
+
+/// The main file first, then the others by name: their order is the order of every output.
+fn sources() -> std::io::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir("catalogue")?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
+    files.sort_by_key(|path| (!path.ends_with("controls.yaml"), path.clone()));
+    Ok(files)
 }

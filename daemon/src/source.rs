@@ -9,6 +9,7 @@ pub mod files;
 pub mod memory;
 pub mod sysctls;
 pub mod tokens;
+pub mod traps;
 pub mod watches;
 
 use jiff::Timestamp;

@@ -228,6 +228,9 @@ pub enum Source {
     /// The API of the cluster: out of reach of a node alone.
     #[serde(rename = "cluster-api")]
     ClusterApi,
+    /// What the configuration does other than its files show.
+    #[serde(rename = "trap")]
+    Trap,
 }
 
 impl Source {
@@ -245,7 +248,7 @@ impl Source {
 
     /// Whether it speaks of the configuration K3s reads at start, which can differ on disk and in force.
     pub const fn is_configuration(self) -> bool {
-        matches!(self, Self::K3s) || self.component().is_some()
+        matches!(self, Self::K3s | Self::Trap) || self.component().is_some()
     }
 }
 
@@ -378,6 +381,7 @@ pub enum Op {
     NamesSubsetOf,
     CountGe,
     PssLevelAtLeast,
+    Never,
     Manual,
     Report,
 }

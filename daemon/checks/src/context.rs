@@ -6,7 +6,7 @@ use picket_model::{Evidence, Observation, Role};
 use serde_json::Value;
 
 use crate::catalogue::{Control, Term};
-use crate::node_config::{NodeConfig, Setting};
+use crate::node_config::{NodeConfig, Setting, Traps};
 use crate::policy::Policy;
 use crate::snapshot::{DEFAULT_DATA_DIR, Snapshot};
 
@@ -30,15 +30,16 @@ pub(crate) struct Context<'a> {
     pub(crate) snap: &'a Snapshot,
     pub(crate) policy: &'a Policy,
     config: &'a Observation<std::sync::Arc<NodeConfig>>,
+    in_force: bool,
 }
 
 impl<'a> Context<'a> {
     pub(crate) fn declared(snap: &'a Snapshot, policy: &'a Policy) -> Self {
-        Self { snap, policy, config: &snap.declared }
+        Self { snap, policy, config: &snap.declared, in_force: false }
     }
 
     pub(crate) fn running(snap: &'a Snapshot, policy: &'a Policy) -> Self {
-        Self { snap, policy, config: &snap.running }
+        Self { snap, policy, config: &snap.running, in_force: true }
     }
 
     /// What is in force where it is known, else what is on disk.
@@ -49,6 +50,18 @@ impl<'a> Context<'a> {
     /// The configuration, or why it is not known.
     pub(crate) fn config(&self) -> Result<&'a NodeConfig, String> {
         match self.config {
+            Observation::Value { value } => Ok(value),
+            Observation::Absent => Err("no K3s unit, environment file or config.yaml was found".to_owned()),
+            Observation::Unreadable { reason } => Err(format!("the configuration of K3s cannot be read: {reason}")),
+        }
+    }
+
+    /// Traps of this configuration, or why they are not known.
+    pub(crate) fn traps(&self) -> Result<&'a Traps, String> {
+        if self.in_force {
+            return self.config().map(|config| config.traps.as_ref());
+        }
+        match &self.snap.traps {
             Observation::Value { value } => Ok(value),
             Observation::Absent => Err("no K3s unit, environment file or config.yaml was found".to_owned()),
             Observation::Unreadable { reason } => Err(format!("the configuration of K3s cannot be read: {reason}")),
@@ -261,7 +274,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn embedded_etcd(&self) -> Answer {
+    pub(crate) fn embedded_etcd(&self) -> Answer {
         let folder = self.exists(
             &format!("{}/server/db/etcd", self.snap.data_dir),
             "no embedded etcd: neither its folder nor an option that starts it",
@@ -280,7 +293,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn sqlite(&self) -> Answer {
+    pub(crate) fn sqlite(&self) -> Answer {
         let db = format!("{}/server/db", self.snap.data_dir);
         match self.exists(&format!("{db}/state.db"), "the datastore is not SQLite: there is no state.db") {
             Answer::Yes => {}

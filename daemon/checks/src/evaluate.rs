@@ -13,7 +13,9 @@ use crate::row::{Row, worst};
 use crate::snapshot::Snapshot;
 use crate::sources::SourceKey;
 use crate::words;
-use crate::{judge_audit, judge_datastore, judge_files, judge_flags, judge_keys, judge_sysctl, judge_x509};
+use crate::{
+    judge_audit, judge_datastore, judge_files, judge_flags, judge_keys, judge_sysctl, judge_traps, judge_x509,
+};
 
 /// Judges every control of the policy on a snapshot: one verdict for each subject, in the order of the catalogue.
 ///
@@ -160,6 +162,7 @@ fn judge(ctx: Context<'_>, control: &Control, depth: u8) -> Vec<Row> {
         Source::AuditPolicy => judge_audit::policy(ctx, control),
         Source::AuditLog => judge_audit::log(ctx, control),
         Source::Datastore => judge_datastore::judge(ctx, control),
+        Source::Trap => judge_traps::judge(ctx, control),
         Source::K3s
         | Source::ApiServer
         | Source::ControllerManager

@@ -1,6 +1,7 @@
 //! The effective configuration of a node in the form the evaluator wants: every value with its place.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use picket_model::Evidence;
 
@@ -42,6 +43,31 @@ pub struct NodeConfig {
     pub components: BTreeMap<String, BTreeMap<String, Flag>>,
     /// What K3s would refuse and so not start with.
     pub problems: Vec<Evidence>,
+    /// What takes effect in another way than its files show.
+    #[serde(default)]
+    pub traps: Arc<Traps>,
+}
+
+/// A setting that weakens the node, or puts something else in force than its file shows, without any message.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Trapped {
+    /// The kind, as the catalogue's trap controls name it in `what`: `unknown-key`, `list-replaced`, …
+    pub kind: String,
+    /// The option or flag concerned, if there is one. Never a value.
+    pub option: Option<String>,
+    /// Where it stands; the detail says what happens. Never a value that may be secret.
+    pub evidence: Evidence,
+}
+
+/// What a look for traps gave.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Traps {
+    /// What was found.
+    pub seen: Vec<Trapped>,
+    /// Files that were read for it. Finding nothing counts only where something was read.
+    pub read: Vec<String>,
+    /// What could not be read or understood: more may stand there, so finding nothing proves nothing.
+    pub blind: Vec<Evidence>,
 }
 
 impl NodeConfig {

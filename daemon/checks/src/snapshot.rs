@@ -21,7 +21,7 @@ use crate::apiserver_auth::{AuthenticationConfig, AuthorizationConfig};
 use crate::audit_entries::AuditEntries;
 use crate::audit_policy::AuditPolicy;
 use crate::encryption::{EncryptionConfig, EncryptionState};
-use crate::node_config::NodeConfig;
+use crate::node_config::{NodeConfig, Traps};
 use crate::registries::Registries;
 use crate::sysctl::PersistedSysctls;
 
@@ -58,6 +58,10 @@ pub struct Snapshot {
     pub declared: Observation<Arc<NodeConfig>>,
     /// The configuration remembered from the start of the running process; `Absent` while nothing was remembered.
     pub running: Observation<Arc<NodeConfig>>,
+
+    /// Traps in the configuration on disk, known as far as they show even where its values are not. `Absent`: no
+    /// unit, no environment file, no config.yaml, no drop-in.
+    pub traps: Observation<Arc<Traps>>,
 
     /// Certificates by file: each PEM block in its order. Includes certificates embedded in kubeconfigs and in
     /// `dynamic-cert.json`.
@@ -115,6 +119,7 @@ impl Snapshot {
             persisted_sysctls: nothing(),
             declared: nothing(),
             running: Observation::Absent,
+            traps: nothing(),
             certificates: BTreeMap::new(),
             tokens: BTreeMap::new(),
             join_token: nothing(),

@@ -93,6 +93,9 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
         Source::AuditPolicy => keys.extend([SourceKey::AuditPolicy, SourceKey::Configuration]),
         Source::AuditLog => keys.extend([SourceKey::AuditLog, SourceKey::Configuration, SourceKey::Clock]),
         Source::Datastore => keys.push(SourceKey::Configuration),
+        Source::Trap => {
+            keys.extend([SourceKey::Configuration, SourceKey::KubeletDropins, SourceKey::ApiServerFiles]);
+        }
         Source::ClusterApi => {}
     }
     for id in crate::evaluate::part_ids(control) {

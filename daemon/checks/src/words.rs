@@ -77,6 +77,7 @@ pub(crate) fn expected(ctx: Context<'_>, control: &Control) -> String {
         Op::NamesSubsetOf | Op::Only => format!("nothing but {value}"),
         Op::Denied => format!("denied to {}", first(Modifier::Subject)),
         Op::Exists => "exists".to_owned(),
+        Op::Never => "does not occur".to_owned(),
         Op::Manual => "a person's judgement".to_owned(),
         Op::Report => "for information".to_owned(),
         Op::ReportEach | Op::AnonymousPathsSubsetOf => value,

@@ -131,6 +131,43 @@ pub enum Trap {
     More,
 }
 
+impl Trap {
+    /// The name used in findings and JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownKey => "unknown-key",
+            Self::DanglingDropIn => "dangling-drop-in",
+            Self::ConfigNotRead => "config-not-read",
+            Self::NestedList => "nested-list",
+            Self::MergeKeyLost => "merge-key-lost",
+            Self::MapValue => "map-value",
+            Self::OldAndNewName => "old-and-new-name",
+            Self::NumericToken => "numeric-token",
+            Self::ScalarReread => "scalar-reread",
+            Self::OctalMode => "octal-mode",
+            Self::OptionsIgnored => "options-ignored",
+            Self::KubeletArgSwallowed => "kubelet-arg-swallowed",
+            Self::ListReplaced => "list-replaced",
+            Self::DefaultDropped => "default-dropped",
+            Self::TlsArgForm => "tls-arg-form",
+            Self::AnonymousDefault => "anonymous-default",
+            Self::StaleKubeletCopy => "stale-kubelet-copy",
+            Self::PlaintextSecret => "plaintext-secret",
+            Self::SecondDocument => "second-document",
+            Self::DuplicateKey => "duplicate-key",
+            Self::UnitNotUnderstood => "unit-not-understood",
+            Self::More => "more",
+        }
+    }
+}
+
+impl Problem {
+    /// Whether this says that something could not be read, rather than that K3s would refuse it.
+    pub fn is_blindness(&self) -> bool {
+        self.detail.contains("cannot be read: ") || self.detail.contains("cannot be listed: ")
+    }
+}
+
 /// A trap that was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warning {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use picket_checks::{Flag, NodeConfig, Setting, Snapshot};
+use picket_checks::{Flag, NodeConfig, Setting, Snapshot, Traps};
 use picket_host::{Host, K3sProcess, Kind, ProcessRole, ReadError};
 use picket_k3s::{
     AcrossVersions, DirEntry, EffectiveConfig, EntryKind, FlagValue, HostFacts, NodeFiles, REDACTED, Unreadable,
@@ -70,7 +70,11 @@ pub fn observe(host: &Host, ask: &Ask<'_>, snapshot: &mut Snapshot) -> Configura
     snapshot.role = configuration.role;
     snapshot.k3s_version = configuration.version.map(|v| v.to_string());
     snapshot.data_dir = data_dir_of(process.as_ref(), &configuration);
-    snapshot.declared = declared(host, &configuration);
+    let traps = Arc::new(super::traps::observe(host, &configuration));
+    snapshot.declared = declared(host, &configuration, &traps);
+    // A file that is there and cannot be read is more than none.
+    let nothing = matches!(snapshot.declared, Observation::Absent) && traps.seen.is_empty() && traps.blind.is_empty();
+    snapshot.traps = if nothing { Observation::Absent } else { Observation::from(traps) };
     snapshot.running = ask.memory.running.clone().map_or(Observation::Absent, Observation::from);
     configuration
 }
@@ -119,7 +123,7 @@ fn process(host: &Host, snapshot: &mut Snapshot) -> Option<K3sProcess> {
 }
 
 /// The configuration in the form the controls judge.
-fn declared(host: &Host, configuration: &Configuration) -> Observation<Arc<NodeConfig>> {
+fn declared(host: &Host, configuration: &Configuration, traps: &Arc<Traps>) -> Observation<Arc<NodeConfig>> {
     if !configuration.files_understood() {
         let problem = configuration.problems.first();
         let place = problem.and_then(|p| p.path.as_deref()).unwrap_or("config.yaml");
@@ -132,7 +136,7 @@ fn declared(host: &Host, configuration: &Configuration) -> Observation<Arc<NodeC
     if !configuration.sources().iter().any(|path| is_there(host, path)) {
         return Observation::Absent;
     }
-    Observation::from(Arc::new(node_config(configuration)))
+    Observation::from(Arc::new(NodeConfig { traps: Arc::clone(traps), ..node_config(configuration) }))
 }
 
 /// Whether a file of the configuration is there, be it unreadable. Folders alone configure nothing.
@@ -198,5 +202,6 @@ pub fn node_config(configuration: &Configuration) -> NodeConfig {
             .iter()
             .map(|p| Evidence { path: p.path.clone(), line: p.line, layer: None, detail: p.detail.clone() })
             .collect(),
+        traps: Arc::default(),
     }
 }

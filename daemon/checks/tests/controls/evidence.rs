@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use picket_checks::*;
-use picket_model::{Observation, Role, Status, Verdict};
+use picket_model::{Evidence, Observation, Role, Status, Verdict};
 use proptest::prelude::*;
 
 use crate::good::{node, now, policy, rows};
@@ -74,8 +74,36 @@ fn losses() -> Vec<Loss> {
             },
             files,
         ),
-        ("configuration unreadable", |s| s.declared = blind(), flags),
-        ("configuration gone", |s| s.declared = Observation::Absent, flags),
+        (
+            "configuration unreadable",
+            |s| {
+                s.declared = blind();
+                s.traps = blind()
+            },
+            flags,
+        ),
+        (
+            "configuration gone",
+            |s| {
+                s.declared = Observation::Absent;
+                s.traps = Observation::Absent
+            },
+            flags,
+        ),
+        (
+            "part of the configuration unreadable",
+            |s| {
+                let mut traps = Traps::clone(s.traps.value().unwrap());
+                traps.blind.push(Evidence::at("/etc/systemd/system/k3s.service", "the unit cannot be read"));
+                s.traps = Observation::from(Arc::new(traps));
+            },
+            |c| c.source == Source::Trap,
+        ),
+        (
+            "nothing read for traps",
+            |s| s.traps = Observation::from(Arc::new(Traps::default())),
+            |c| c.source == Source::Trap,
+        ),
         (
             "components unknown",
             |s| s.declared = Observation::from(Arc::new(NodeConfig::default())),
@@ -155,6 +183,8 @@ fn losses() -> Vec<Loss> {
                 )
             },
         ),
+        ("datastore unreadable", |s| blind_all(&mut s.datastores), |c| c.expected.op == Op::StoredSecrets),
+        ("datastore not looked at", |s| s.datastores.clear(), |c| c.expected.op == Op::StoredSecrets),
         ("registries unreadable", |s| s.registries = blind(), |c| c.id == "registries-tls-verified"),
         (
             "start unknown",
@@ -194,7 +224,7 @@ fn a_node_without_a_fault_has_no_failure_and_few_doubts() {
             .filter(|v| policy.catalogue.get(&v.control).unwrap().source != Source::ClusterApi)
             .map(|v| format!("{}: {}", v.control, v.observed))
             .collect();
-        let allowed = ["k3s-flannel-encrypted"];
+        let allowed = ["k3s-flannel-encrypted", "secrets-stored-", "secrets-plain-in-history"];
         assert!(doubts.iter().all(|d| allowed.iter().any(|a| d.starts_with(a))), "{role:?}: {doubts:#?}");
     }
 }
@@ -257,7 +287,14 @@ fn every_control_that_a_node_can_judge_passes_on_one_of_the_good_nodes() {
         .filter(|id| !id.starts_with("podspec-") && !id.starts_with("kubelet-service-file"))
         .collect();
     // SQLite and an external datastore exclude embedded etcd; a server cannot tell whether it is alone.
-    assert_eq!(never, ["k3s-sqlite-files", "k3s-flannel-encrypted", "k3s-datastore-tls"]);
+    assert_eq!(never, [
+            "k3s-sqlite-files",
+            "k3s-flannel-encrypted",
+            "k3s-datastore-tls",
+            "secrets-stored-plain",
+            "secrets-plain-in-history",
+            "secrets-stored-under-old-key"
+        ]);
 }
 
 #[test]
@@ -299,8 +336,15 @@ fn what_depends_on_a_changed_source_is_judged_again() {
 fn dependencies_are_complete() {
     // Whatever a loss changes must be found through the dependencies of the source that was lost.
     let policy = policy();
-    let losses: [(Change, Vec<SourceKey>); 9] = [
-        (|s| s.declared = blind(), vec![SourceKey::Configuration]),
+    let losses: [(Change, Vec<SourceKey>); 10] = [
+        (|s| blind_all(&mut s.datastores), vec![SourceKey::Datastore]),
+        (
+            |s| {
+                s.declared = blind();
+                s.traps = blind()
+            },
+            vec![SourceKey::Configuration],
+        ),
         (|s| blind_all(&mut s.sysctls), vec![SourceKey::Sysctls]),
         (|s| s.persisted_sysctls = blind(), vec![SourceKey::PersistedSysctls]),
         (|s| blind_all(&mut s.certificates), vec![SourceKey::Certificates]),

@@ -51,6 +51,16 @@ pub(crate) fn certificate(path: &str, index: u32) -> CertFacts {
     }
 }
 
+/// Ten Secrets, all encrypted with the key of the encryption configuration.
+pub(crate) fn stored() -> StoredSecrets {
+    let encrypted = BTreeMap::from([(("aescbc".to_owned(), "aescbckey".to_owned()), 10)]);
+    StoredSecrets { live: Tally { encrypted, ..Tally::default() }, complete: true, ..StoredSecrets::default() }
+}
+
+fn clean() -> Arc<Traps> {
+    Arc::new(Traps { read: vec!["/etc/rancher/k3s/config.yaml".to_owned()], ..Traps::default() })
+}
+
 fn server_config() -> NodeConfig {
     let tls = format!("{DATA}/server/tls");
     let option = |values: &[&str]| values.iter().map(|v| setting(v)).collect::<Vec<_>>();
@@ -111,6 +121,7 @@ fn server_config() -> NodeConfig {
             ("kube-proxy".to_owned(), BTreeMap::new()),
         ]),
         problems: Vec::new(),
+        traps: clean(),
     }
 }
 
@@ -135,6 +146,7 @@ fn agent_config() -> NodeConfig {
             ("kube-proxy".to_owned(), BTreeMap::new()),
         ]),
         problems: Vec::new(),
+        traps: clean(),
     }
 }
 
@@ -273,8 +285,10 @@ pub(crate) fn node(role: Role) -> Snapshot {
             "protectKernelDefaults": true,
         })),
     )]);
+    snap.datastores = needs.datastores.iter().map(|p| (p.clone(), Observation::from(stored()))).collect();
     snap.registries = Observation::from(Registries { entries: 1, ..Registries::default() });
     snap.selinux_enforcing = Observation::from(true);
+    snap.traps = Observation::from(clean());
     snap.declared = Observation::from(Arc::new(config));
     snap
 }

@@ -6,4 +6,6 @@ mod evidence;
 mod good;
 mod ops;
 mod parsers;
+mod stored;
 mod sysctls;
+mod traps;
