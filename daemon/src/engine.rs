@@ -282,13 +282,14 @@ impl Engine {
             let mut probe = before.clone();
             probe.configuration = source::config::observe(&self.host, &ask, &mut probe.snapshot);
             // What runs is no matter of files.
-            let started = probe.snapshot.k3s_started_at.clone();
+            let (started, running) = (probe.snapshot.k3s_started_at.clone(), probe.snapshot.running.clone());
             if self.settle.takes_configuration(before, &probe, &moment) {
                 // It says where the others look.
                 sources = Source::ALL.into();
                 after = probe;
             }
             after.snapshot.k3s_started_at = started;
+            after.snapshot.running = running;
         }
         for source in Source::ALL {
             if source != Source::Config && sources.contains(&source) {
@@ -308,16 +309,19 @@ impl Engine {
     /// K3s reads its configuration only at start: what was on disk then is what runs, if no file was written since.
     fn note_running(&mut self) {
         let Some(seen) = &mut self.seen else { return };
-        match (seen.snapshot.k3s_started_at.value().copied(), &self.remembered.running) {
-            (Some(started), Some(running)) if running.is_of(started) => {}
+        let version = || seen.configuration.version.map(|v| v.to_string());
+        match (seen.snapshot.k3s_started_at.value().copied(), &mut self.remembered.running) {
+            (Some(started), Some(running)) if running.is_of(started) => {
+                if running.version.is_none() && seen.configuration.version.is_some() {
+                    running.version = version();
+                    self.unsaved = true;
+                }
+            }
             (Some(started), _) => {
-                let unchanged = seen.configuration.sources().iter().all(|path| match self.host.stat(path.as_ref()) {
-                    Ok(meta) => meta.kind == picket_host::Kind::Folder || meta.mtime <= started,
-                    Err(reason) => reason.is_absent(),
-                });
-                let config = unchanged.then(|| seen.snapshot.declared.value().cloned()).flatten();
+                // The look that was just taken has compared the files with this start.
+                let config = seen.snapshot.running.value().cloned();
                 tracing::info!(%started, configuration_known = config.is_some(), "a K3s process is seen for the first time");
-                self.remembered.running = Some(Running { started, config });
+                self.remembered.running = Some(Running { started, config, version: version() });
                 self.unsaved = true;
             }
             // It stopped, or cannot be seen: the next one is another.
@@ -327,7 +331,7 @@ impl Engine {
             }
             (None, None) => {}
         }
-        self.remembered.memory.running = self.remembered.running.as_ref().and_then(|r| r.config.clone());
+        self.remembered.tell();
         seen.snapshot.running = self.remembered.memory.running.clone().map_or(Observation::Absent, Observation::from);
     }
 

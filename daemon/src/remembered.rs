@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use picket_checks::NodeConfig;
 use picket_model::NodeInfo;
 use picket_service::atomic::{self, AtomicError};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::source::Memory;
-use crate::source::memory::FirstSeen;
+use crate::source::memory::{FirstSeen, same_start};
 
 /// A memory that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +52,15 @@ pub struct Running {
     pub started: Timestamp,
     /// Its configuration; none when a file was written between its start and the first look.
     pub config: Option<Arc<NodeConfig>>,
+    /// Its version, where its log told it: the log may be rotated away while it runs.
+    #[serde(default)]
+    pub version: Option<String>,
 }
 
 impl Running {
     /// Is this the process that started then? The kernel's idea of when it booted moves with the clock.
     pub fn is_of(&self, started: Timestamp) -> bool {
-        started.duration_since(self.started).abs() <= SignedDuration::from_secs(3)
+        same_start(self.started, started)
     }
 }
 
@@ -92,8 +95,17 @@ impl Remembered {
         };
         let mut memory = Memory::lasting(*key);
         memory.seen = Some(kept.seen);
-        memory.running = kept.running.as_ref().and_then(|r| r.config.clone());
-        Ok(Self { path, memory, info: kept.info, running: kept.running })
+        let mut remembered = Self { path, memory, info: kept.info, running: kept.running };
+        remembered.tell();
+        Ok(remembered)
+    }
+
+    /// Tells the sources what is known of the running process.
+    pub fn tell(&mut self) {
+        let running = self.running.as_ref();
+        self.memory.running = running.and_then(|r| r.config.clone());
+        self.memory.running_since = running.map(|r| r.started);
+        self.memory.version = running.and_then(|r| r.version.clone());
     }
 
     /// Writes it.

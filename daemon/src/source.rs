@@ -7,6 +7,7 @@ pub mod config;
 pub mod documents;
 pub mod files;
 pub mod memory;
+pub mod start;
 pub mod sysctls;
 pub mod tokens;
 pub mod traps;

@@ -12,6 +12,7 @@ mod error;
 mod folder;
 mod hops;
 mod host;
+mod journal;
 mod meta;
 mod process;
 

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use picket_checks::{Flag, NodeConfig, Setting, Snapshot, Traps};
 use picket_host::{Host, K3sProcess, Kind, ProcessRole, ReadError};
 use picket_k3s::{
-    AcrossVersions, DirEntry, EffectiveConfig, EntryKind, FlagValue, HostFacts, NodeFiles, REDACTED, Unreadable,
+    AcrossVersions, DirEntry, EffectiveConfig, EntryKind, FlagValue, HostFacts, K3sVersion, NodeFiles, REDACTED,
+    Unreadable,
 };
 use picket_model::{Evidence, Observation, Role};
 
-use super::Ask;
+use super::{Ask, Memory, start};
 
 /// The largest configuration file that is read.
 pub(crate) const LARGEST: u64 = 1024 * 1024;
@@ -66,7 +67,14 @@ impl NodeFiles for Files<'_> {
 pub fn observe(host: &Host, ask: &Ask<'_>, snapshot: &mut Snapshot) -> Configuration {
     let process = process(host, snapshot);
     let role = ask.role.or_else(|| process.as_ref().map(role_of));
-    let configuration = effective(host, role);
+    let mut start = start::observe(host, process.as_ref(), ask.memory);
+    let mut configuration = effective_of(host, role, start.version);
+    if configuration.version.is_none() {
+        start = start::from_file(host, &configuration, process.as_ref().map(|p| p.started));
+        if start.version.is_some() {
+            configuration = effective_of(host, role, start.version);
+        }
+    }
     snapshot.role = configuration.role;
     snapshot.k3s_version = configuration.version.map(|v| v.to_string());
     snapshot.data_dir = data_dir_of(process.as_ref(), &configuration);
@@ -75,14 +83,38 @@ pub fn observe(host: &Host, ask: &Ask<'_>, snapshot: &mut Snapshot) -> Configura
     // A file that is there and cannot be read is more than none.
     let nothing = matches!(snapshot.declared, Observation::Absent) && traps.seen.is_empty() && traps.blind.is_empty();
     snapshot.traps = if nothing { Observation::Absent } else { Observation::from(traps) };
-    snapshot.running = ask.memory.running.clone().map_or(Observation::Absent, Observation::from);
+    snapshot.running = match &process {
+        // Only a process runs with anything, and what was remembered is of one process.
+        None => Observation::Absent,
+        Some(process) if ask.memory.is_of(process.started) => {
+            ask.memory.running.clone().map_or(Observation::Absent, Observation::from)
+        }
+        Some(process) if start::is_in_force(host, process.started, &configuration, start.lines.as_deref()) => {
+            snapshot.declared.clone()
+        }
+        Some(_) => Observation::Absent,
+    };
     configuration
 }
 
-/// The configuration as K3s will read it at its next start.
+/// The configuration as K3s will read it at its next start, for the version that runs now, where it is known.
 pub fn effective(host: &Host, role: Option<Role>) -> Configuration {
+    let process = host.k3s_process().ok().flatten();
+    let role = role.or_else(|| process.as_ref().map(role_of));
+    let version = start::observe(host, process.as_ref(), &Memory::none()).version;
+    let configuration = effective_of(host, role, version);
+    if configuration.version.is_some() {
+        return configuration;
+    }
+    match start::from_file(host, &configuration, process.as_ref().map(|p| p.started)).version {
+        Some(version) => effective_of(host, role, Some(version)),
+        None => configuration,
+    }
+}
+
+fn effective_of(host: &Host, role: Option<Role>, version: Option<K3sVersion>) -> Configuration {
     let facts = host.is_live().then(|| HostFacts { hostname: host.hostname(), node_ips: Vec::new() });
-    let ask = picket_k3s::Ask { role, version: None, host: facts.as_ref(), journal: None };
+    let ask = picket_k3s::Ask { role, version, host: facts.as_ref(), journal: None };
     picket_k3s::effective(&Files(host), &ask)
 }
 
@@ -90,7 +122,7 @@ pub fn effective(host: &Host, role: Option<Role>) -> Configuration {
 pub fn data_dir(host: &Host) -> String {
     let process = host.k3s_process().ok().flatten();
     let role = process.as_ref().map(role_of);
-    data_dir_of(process.as_ref(), &effective(host, role))
+    data_dir_of(process.as_ref(), &effective_of(host, role, None))
 }
 
 /// A running server changes into `<data-dir>/server`: what is in force beats what is written.

@@ -66,17 +66,34 @@ pub struct Memory {
     pub seen: Option<BTreeMap<String, FirstSeen>>,
     /// The configuration remembered from the start of the running K3s process.
     pub running: Option<Arc<NodeConfig>>,
+    /// When that process started; none where nothing was remembered of any.
+    pub running_since: Option<Timestamp>,
+    /// The version of K3s that process runs, where it was told.
+    pub version: Option<String>,
+}
+
+/// How far apart two readings of one start may lie: the kernel's idea of when it booted moves with the clock.
+const SAME_START: jiff::SignedDuration = jiff::SignedDuration::from_secs(3);
+
+/// Whether two times are those of one start.
+pub(crate) fn same_start(a: Timestamp, b: Timestamp) -> bool {
+    a.duration_since(b).abs() <= SAME_START
 }
 
 impl Memory {
     /// Nothing, as for `picketd scan`.
     pub fn none() -> Self {
-        Self { fingerprints: Fingerprinter::ephemeral(), seen: None, running: None }
+        Self { fingerprints: Fingerprinter::ephemeral(), seen: None, running: None, running_since: None, version: None }
     }
 
     /// An empty memory that lasts, with the key of the state folder.
     pub fn lasting(key: [u8; 32]) -> Self {
-        Self { fingerprints: Fingerprinter::new(key), seen: Some(BTreeMap::new()), running: None }
+        Self { fingerprints: Fingerprinter::new(key), seen: Some(BTreeMap::new()), ..Self::none() }
+    }
+
+    /// Whether what is remembered is of the process that started then.
+    pub fn is_of(&self, started: Timestamp) -> bool {
+        self.running_since.is_some_and(|since| same_start(since, started))
     }
 
     /// When `what` was first seen at `place`, as of a look at `now`. Does not change the memory: see
