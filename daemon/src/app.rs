@@ -139,15 +139,16 @@ pub async fn run(settings: Settings, reload: Reload, log: LogLevel) -> Result<()
     let outlets = Outlets {
         vitals: watch::Sender::new(Vitals::default()),
         board: board.clone(),
-        audit_log: watch::Sender::new(None),
+        audit_logs: watch::Sender::new(Vec::new()),
     };
-    let mut audit_path = outlets.audit_log.subscribe();
+    let audit_paths = outlets.audit_logs.subscribe();
     let vitals = outlets.vitals.subscribe();
     let mut engine = Engine::new(Parts {
         host: host(&settings, &clock)?,
         role: settings.role,
         proc: proc(&settings),
         policy: Policy::built_in()?,
+        places: settings.places.clone(),
         remembered: Remembered::open(&settings.state_dir)?,
         ledger: ledger.clone(),
         hints: hints.clone(),
@@ -180,14 +181,14 @@ pub async fn run(settings: Settings, reload: Reload, log: LogLevel) -> Result<()
         let audit = Arc::new(Mutex::new(AuditWatch::new(
             host(&settings, &clock)?,
             settings.audit.start,
+            &settings.audit.rules_dir,
             ledger.clone(),
             board.clone(),
         )?));
         let pulse = supervisor.pulse("audit", settings.audit.interval + PATIENCE);
         let (hints, seen) = (hints.clone(), settings_seen.clone());
-        audit_path.mark_changed();
         supervisor.spawn("audit", TaskKind::Essential, move |cancel| {
-            watch_audit(Arc::clone(&audit), hints.clone(), audit_path.clone(), seen.clone(), pulse.clone(), cancel)
+            watch_audit(Arc::clone(&audit), hints.clone(), audit_paths.clone(), seen.clone(), pulse.clone(), cancel)
         });
     }
     let times = uplink::Settings { backoff_max: settings.longest_retry, ..uplink::Settings::default() };
@@ -283,6 +284,7 @@ fn take_settings(new: Settings, settings: &watch::Sender<Settings>, log: &LogLev
         audit: crate::settings::Audit {
             interval: new.audit.interval,
             path: new.audit.path.clone(),
+            rules_dir: new.audit.rules_dir.clone(),
             ..old.audit.clone()
         },
         ..old
@@ -379,23 +381,28 @@ async fn watch_node(
 async fn watch_audit(
     audit: Arc<Mutex<AuditWatch>>,
     hints: Hints,
-    mut path: watch::Receiver<Option<String>>,
-    settings: watch::Receiver<Settings>,
+    mut paths: watch::Receiver<Vec<String>>,
+    mut settings: watch::Receiver<Settings>,
     pulse: Pulse,
     cancel: CancellationToken,
 ) -> Result<(), AuditError> {
-    path.mark_changed();
     loop {
         pulse.beat();
-        let (interval, given) = {
-            let settings = settings.borrow();
-            (settings.audit.interval, settings.audit.path.clone())
+        // Also when nothing in the settings changed: the rules' files may have.
+        let reloaded = settings.has_changed().unwrap_or(false);
+        let (interval, given, rules) = {
+            let settings = settings.borrow_and_update();
+            (settings.audit.interval, settings.audit.path.clone(), settings.audit.rules_dir.clone())
         };
-        let follow = given.map(|p| p.display().to_string()).or_else(|| path.borrow_and_update().clone());
+        let only = given.is_some();
+        let follow = given.map_or_else(|| paths.borrow_and_update().clone(), |p| vec![p.display().to_string()]);
         let watch = Arc::clone(&audit);
         let more = tokio::task::spawn_blocking(move || {
             let mut watch = lock(&watch);
-            watch.follow(follow);
+            if reloaded {
+                watch.use_rules(&rules)?;
+            }
+            watch.follow(&follow, only);
             watch.step()
         })
         .await??;

@@ -1,16 +1,20 @@
 //! The audit log: tail → detections → ledger. What was detected and how far the log was read are one append.
+//!
+//! K3s goes on writing to the log it was started with, whatever its configuration says meanwhile. So a log that is no
+//! longer named is followed on: see [`AuditWatch::follow`].
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
-use picket_audit::{Detector, Mode, Position, RuleError, each_event};
+use picket_audit::{Detector, Position, RuleError, each_event};
 use picket_host::{Host, Kind};
 use picket_ledger::{AppendError, AuditMark, LedgerHandle};
 use picket_model::{EventBody, Gap, GapReason};
 use picket_service::chain::Chain;
 use picket_tail::{Batch, Config, Cursor, Reader, StartAt, TailError};
 
+use crate::rules;
 use crate::settings::AuditStart;
 use crate::status::Board;
 
@@ -19,8 +23,13 @@ const BUDGET: usize = 1 << 20;
 /// Without a detection the place in the log is kept so often: reading that much again after a crash costs little, and
 /// flash lives longer.
 const KEEP_EVERY: Duration = Duration::from_secs(30);
-/// A detector's memory up to this size goes with every append; a larger one only with detections or once in a while.
-const SMALL_STATE: usize = 16 << 10;
+
+/// How much later than it happened an event may be in the log.
+const GRACE: SignedDuration = SignedDuration::from_secs(10);
+/// How long a log that nothing names any more must be silent before it is let go, if another one is there.
+const LET_GO: Duration = Duration::from_secs(3600);
+/// Most logs followed at once.
+const MOST_LOGS: usize = 8;
 
 /// A tail that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -36,55 +45,124 @@ pub enum AuditError {
     Read(#[from] tokio::task::JoinError),
 }
 
-/// Follows the audit log of a node.
+/// One log.
+#[derive(Debug)]
+struct Log {
+    /// In the node's terms.
+    path: String,
+    reader: Option<Reader>,
+    /// Where to begin, from the ledger, until the log is open.
+    cursor: Option<Cursor>,
+    /// Something still names it.
+    named: bool,
+    /// When it last gave a line, or was last named.
+    alive_at: Instant,
+    /// Last error that was logged.
+    trouble: Option<String>,
+}
+
+/// Follows the audit logs of a node: nearly always one.
 #[derive(Debug)]
 pub struct AuditWatch {
     host: Host,
     start: AuditStart,
     ledger: LedgerHandle,
     board: Board,
-    path: Option<String>,
-    reader: Option<Reader>,
+    logs: Vec<Log>,
     detector: Detector,
     /// Bytes and lines read that no mark in the ledger accounts for yet.
     unkept: u64,
     kept_at: Instant,
-    full_at: Instant,
-    /// Last error that was logged.
-    trouble: Option<String>,
 }
 
 impl AuditWatch {
-    /// A watch that follows nothing yet.
+    /// A watch that goes on with the logs it followed before.
     ///
     /// # Errors
     /// [`AuditError::Rules`].
-    pub fn new(host: Host, start: AuditStart, ledger: LedgerHandle, board: Board) -> Result<Self, AuditError> {
-        let detector = detector()?;
+    pub fn new(
+        host: Host,
+        start: AuditStart,
+        rules: &Path,
+        ledger: LedgerHandle,
+        board: Board,
+    ) -> Result<Self, AuditError> {
+        let mut detector = detector(rules, &board)?;
+        let (cursors, state) = ledger.with(|ledger| {
+            (ledger.audit_cursor().map(<[u8]>::to_vec), ledger.detector_state().map(|state| state.state.clone()))
+        });
+        let cursors = cursors.map_or_else(Vec::new, |bytes| cursors_of(&bytes));
+        if let Some(state) = state.filter(|_| !cursors.is_empty())
+            && let Err(error) = detector.restore(&state)
+        {
+            tracing::warn!(error = %Chain(&error), "what the audit rules remembered is lost");
+        }
         let now = Instant::now();
-        Ok(Self {
-            host,
-            start,
-            ledger,
-            board,
-            path: None,
-            reader: None,
-            detector,
-            unkept: 0,
-            kept_at: now,
-            full_at: now,
-            trouble: None,
-        })
+        let mut watch =
+            Self { host, start, ledger, board, logs: Vec::new(), detector, unkept: 0, kept_at: now };
+        watch.logs = cursors
+            .into_iter()
+            .map(|cursor| Log { cursor: Some(cursor.clone()), named: false, ..Log::new(cursor.path) })
+            .collect();
+        Ok(watch)
     }
 
-    /// From now on follow this log, in the node's terms.
-    pub fn follow(&mut self, path: Option<String>) {
-        if self.path != path {
-            self.board.update(|state| state.audit.path.clone_from(&path));
-            self.path = path;
-            self.reader = None;
-            self.trouble = None;
+    /// Reads the rules anew; what was counted so far is kept.
+    ///
+    /// # Errors
+    /// [`AuditError::Rules`].
+    pub fn use_rules(&mut self, folder: &Path) -> Result<(), AuditError> {
+        let mut detector = detector(folder, &self.board)?;
+        if let Err(error) = self.detector.state().and_then(|state| detector.restore(&state)) {
+            tracing::warn!(error = %Chain(&error), "what the audit rules remembered is lost");
         }
+        self.detector = detector;
+        Ok(())
+    }
+
+    /// From now on follow these logs, in the node's terms. One that was followed and is not among them is followed
+    /// on as long as it is there: the running K3s writes to it until its next start, and a configuration that loses
+    /// the log is what somebody with something to hide would do. It is let go when another log is there and it has
+    /// given no line for an hour. With `only` these and no others are followed.
+    pub fn follow(&mut self, paths: &[String], only: bool) {
+        for log in &mut self.logs {
+            let named = paths.contains(&log.path);
+            if log.named && !named && !only {
+                tracing::info!(path = log.path, "nothing names this audit log any more; it is followed until it ends");
+            }
+            if log.named || named {
+                log.alive_at = Instant::now();
+            }
+            log.named = named;
+        }
+        for path in paths.iter().take(MOST_LOGS) {
+            if !self.logs.iter().any(|log| log.path == *path) {
+                self.logs.push(Log { named: true, ..Log::new(path.clone()) });
+            }
+        }
+        let there = |log: &Log| log.reader.as_ref().is_some_and(|reader| reader.place().is_some());
+        let other = self.logs.iter().any(|log| log.named && there(log));
+        let mut kept = self.logs.len();
+        self.logs.retain(|log| {
+            // One that cannot be opened is not held on to either, once another is there.
+            let done = !log.named && (only || other && log.alive_at.elapsed() > LET_GO || kept > MOST_LOGS);
+            if done {
+                kept -= 1;
+                tracing::info!(path = log.path, "this audit log is followed no longer");
+            }
+            !done
+        });
+        let shown: Vec<_> = self
+            .logs
+            .iter()
+            .filter(|log| log.named || there(log))
+            .map(|log| log.path.clone())
+            .collect();
+        self.board.update(|state| {
+            let mut shown = shown.into_iter();
+            state.audit.path = shown.next();
+            state.audit.others = shown.collect();
+        });
     }
 
     /// Reads what is new. Says whether there is more to read at once.
@@ -93,24 +171,36 @@ impl AuditWatch {
     /// [`AuditError::Append`]. A log that cannot be read is no error: it is told in the log and the status, and tried
     /// again.
     pub fn step(&mut self) -> Result<bool, AuditError> {
-        match self.read() {
-            Ok(None) => Ok(false),
-            Ok(Some(batch)) => {
-                self.trouble = None;
-                let more = batch.more;
-                self.take(batch)?;
-                Ok(more)
-            }
-            Err(error) => {
-                let text = Chain(&error).to_string();
-                if self.trouble.as_ref() != Some(&text) {
-                    tracing::warn!(error = text, "the audit log cannot be read; detections are missing until it can");
-                    self.board.update(|state| state.audit.error = Some(text.clone()));
-                    self.trouble = Some(text);
+        let mut more = false;
+        for at in 0..self.logs.len() {
+            match self.read(at) {
+                Ok(None) => {}
+                Ok(Some(batch)) => {
+                    if let Some(log) = self.logs.get_mut(at) {
+                        log.trouble = None;
+                        if !batch.lines.is_empty() {
+                            log.alive_at = Instant::now();
+                        }
+                    }
+                    more |= batch.more;
+                    self.take(at, batch)?;
                 }
-                Ok(false)
+                Err(error) => {
+                    let text = Chain(&error).to_string();
+                    let Some(log) = self.logs.get_mut(at) else { continue };
+                    if log.trouble.as_ref() != Some(&text) {
+                        tracing::warn!(
+                            error = text,
+                            "the audit log cannot be read; detections are missing until it can"
+                        );
+                        log.trouble = Some(text);
+                    }
+                }
             }
         }
+        let trouble = self.logs.iter().find_map(|log| log.trouble.clone());
+        self.board.update(|state| state.audit.error = trouble);
+        Ok(more)
     }
 
     /// Keeps the place in the log, for an orderly stop.
@@ -118,25 +208,28 @@ impl AuditWatch {
     /// # Errors
     /// [`AuditError::Append`].
     pub fn stop(&mut self) -> Result<(), AuditError> {
-        match self.reader.as_ref().map(Reader::cursor) {
-            Some(cursor) if self.unkept > 0 => self.append(Vec::new(), &cursor, true),
-            _ => Ok(()),
-        }
+        if self.unkept > 0 { self.append(Vec::new()) } else { Ok(()) }
     }
 
-    fn read(&mut self) -> Result<Option<Batch>, TailError> {
-        let Some(path) = self.path.clone() else { return Ok(None) };
-        let reader = match &mut self.reader {
-            Some(reader) => reader,
-            None => {
-                let reader = self.open(&path)?;
-                self.reader.insert(reader)
-            }
+    fn read(&mut self, at: usize) -> Result<Option<Batch>, TailError> {
+        let Some((path, cursor)) = self
+            .logs
+            .get(at)
+            .filter(|log| log.reader.is_none())
+            .map(|log| (log.path.clone(), log.cursor.clone()))
+        else {
+            let reader = self.logs.get_mut(at).and_then(|log| log.reader.as_mut());
+            return reader.map(|reader| reader.poll(BUDGET)).transpose();
         };
-        reader.poll(BUDGET).map(Some)
+        let mut reader = self.open(&path, cursor)?;
+        let batch = reader.poll(BUDGET);
+        if let Some(log) = self.logs.get_mut(at) {
+            log.reader = Some(reader);
+        }
+        batch.map(Some)
     }
 
-    fn open(&mut self, path: &str) -> Result<Reader, TailError> {
+    fn open(&self, path: &str, cursor: Option<Cursor>) -> Result<Reader, TailError> {
         let start = match self.start {
             AuditStart::Beginning => StartAt::Beginning,
             AuditStart::End => StartAt::End,
@@ -146,21 +239,6 @@ impl AuditWatch {
             }
         };
         let config = Config { shown: path.to_owned(), ..Config::new(self.outside(Path::new(path)), start) };
-        let (cursor, state) = self.ledger.with(|ledger| {
-            (ledger.audit_cursor().map(<[u8]>::to_vec), ledger.detector_state().map(|state| state.state.clone()))
-        });
-        let cursor = cursor.and_then(|bytes| {
-            serde_json::from_slice::<Cursor>(&bytes)
-                .inspect_err(
-                    |error| tracing::warn!(%error, "the place in the audit log cannot be read; reading begins anew"),
-                )
-                .ok()
-        });
-        if let Some(state) = state.filter(|_| cursor.is_some())
-            && let Err(error) = self.detector.restore(&state)
-        {
-            tracing::warn!(error = %Chain(&error), "what the audit rules remembered is lost");
-        }
         let reader = Reader::open(config, cursor)?;
         match reader.place() {
             Some((file, offset)) => tracing::info!(path, file = &*file, offset, "the audit log is read on"),
@@ -182,7 +260,7 @@ impl AuditWatch {
         }
     }
 
-    fn take(&mut self, batch: Batch) -> Result<(), AuditError> {
+    fn take(&mut self, at: usize, batch: Batch) -> Result<(), AuditError> {
         let mut detections = Vec::new();
         let (mut events, mut malformed, mut last) = (0u64, 0u64, None);
         let mut first_bad = None;
@@ -200,7 +278,12 @@ impl AuditWatch {
                 }
             });
         }
-        self.detector.tick(self.host.now(), &mut detections);
+        // While there is more to read, time is what the log says: the clock is ahead of events that are still to come.
+        if !batch.more
+            && let Ok(now) = self.host.now().checked_sub(GRACE)
+        {
+            self.detector.tick(now, &mut detections);
+        }
         let raised = detections.len() as u64;
         for detection in &detections {
             tracing::warn!(
@@ -225,14 +308,13 @@ impl AuditWatch {
             bodies.push(EventBody::Gap { gap: lost });
         }
         self.unkept += batch.lines.iter().map(|line| line.bytes.len() as u64 + 1).sum::<u64>();
-        let place = self.reader.as_ref().and_then(Reader::place);
+        let place = self.logs.get(at).and_then(|log| log.reader.as_ref()?.place());
         self.board.update(|state| {
             let audit = &mut state.audit;
             audit.events += events;
             audit.detections += raised;
             audit.malformed += malformed;
             audit.last_event = last.or(audit.last_event);
-            audit.error = None;
             if let Some((file, offset)) = place {
                 audit.file = Some(file.to_string());
                 audit.offset = offset;
@@ -240,36 +322,74 @@ impl AuditWatch {
         });
         let due = self.unkept > 0 && self.kept_at.elapsed() >= KEEP_EVERY;
         if !bodies.is_empty() || due {
-            let full = self.full_at.elapsed() >= KEEP_EVERY || raised > 0;
-            self.append(bodies, &batch.cursor, full)?;
+            self.append(bodies)?;
         }
         Ok(())
     }
 
-    fn append(&mut self, bodies: Vec<EventBody>, cursor: &Cursor, full: bool) -> Result<(), AuditError> {
+    /// The places of all logs stand for exactly what the detector has seen: each batch is judged before the next is
+    /// read. So the three always go together.
+    fn append(&mut self, mut bodies: Vec<EventBody>) -> Result<(), AuditError> {
+        let cursors: Vec<_> = self
+            .logs
+            .iter()
+            .filter_map(|log| log.reader.as_ref().map(Reader::cursor).or_else(|| log.cursor.clone()))
+            .collect();
         // Plain structures always serialise.
-        let cursor = serde_json::to_vec(cursor).unwrap_or_default();
-        let state = self
+        let cursor = serde_json::to_vec(&cursors).unwrap_or_default();
+        let mut closed = Vec::new();
+        let detector = self
             .detector
-            .state()
+            .state_within(AuditMark::DETECTOR_MAX, &mut closed)
             .inspect_err(|error| tracing::warn!(error = %Chain(error), "what the audit rules remember cannot be kept"))
-            .ok()
-            .filter(|state| (full || state.len() <= SMALL_STATE) && state.len() <= AuditMark::DETECTOR_MAX);
+            .ok();
+        bodies.extend(closed.into_iter().map(|detection| EventBody::Detection { detection }));
         let now = self.host.now();
-        let mark = AuditMark { cursor, detector: state };
-        self.ledger.with(|ledger| ledger.append(bodies, Some(mark), now))?;
+        self.ledger.with(|ledger| ledger.append(bodies, Some(AuditMark { cursor, detector }), now))?;
         self.unkept = 0;
         self.kept_at = Instant::now();
-        if full {
-            self.full_at = self.kept_at;
-        }
         Ok(())
     }
 }
 
-fn detector() -> Result<Detector, RuleError> {
-    let settings = picket_audit::Settings { mode: Mode::default(), ..picket_audit::Settings::default() };
-    Ok(Detector::new(picket_audit::builtin()?, settings))
+impl Log {
+    fn new(path: String) -> Self {
+        Self { path, reader: None, cursor: None, named: false, alive_at: Instant::now(), trouble: None }
+    }
+}
+
+/// The places in the ledger: one of each log. Before there could be several it was a single one.
+fn cursors_of(bytes: &[u8]) -> Vec<Cursor> {
+    serde_json::from_slice::<Vec<Cursor>>(bytes)
+        .or_else(|_| serde_json::from_slice::<Cursor>(bytes).map(|one| vec![one]))
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "the place in the audit log cannot be read; reading begins anew");
+            Vec::new()
+        })
+}
+
+/// A detector with the rules that are compiled in and those of the site. What cannot be used is told in the log and in
+/// the status; the others run.
+fn detector(folder: &Path, board: &Board) -> Result<Detector, RuleError> {
+    let library = rules::of_folder(folder)?;
+    for notice in &library.notices {
+        let RuleError { file, line, what } = notice.about();
+        if notice.is_error() {
+            tracing::error!(file, line, what, "a rule for the audit log cannot be used; the others run");
+        } else {
+            tracing::warn!(file, line, what, "a rule for the audit log does most likely not do what was meant");
+        }
+    }
+    let detector = rules::detector(&library, picket_audit::Settings::default());
+    let site = library.rules.iter().filter(|rule| rule.origin.is_some()).count();
+    let tuned = library.rules.iter().filter(|rule| rule.tuned).count();
+    tracing::info!(rules = detector.rules().len(), site, tuned, "the rules for the audit log are loaded");
+    board.update(|state| {
+        state.audit.rules = detector.rules().len() as u64;
+        state.audit.rule_problems =
+            library.notices.iter().filter(|notice| notice.is_error()).map(|n| n.about().to_string()).collect();
+    });
+    Ok(detector)
 }
 
 fn gap(count: u64, detail: String) -> EventBody {

@@ -31,6 +31,8 @@ pub enum Command {
     Scan(cmd::scan::Args),
     /// Replay audit logs through the detections
     Audit(cmd::audit::Args),
+    /// List, check and try out the rules for the audit log
+    Rules(cmd::rules::Args),
     /// Print the configuration K3s will start with, with the place each value comes from
     Config(cmd::config::Args),
     /// Print every certificate of the node and how long it lasts
@@ -106,6 +108,7 @@ impl Command {
             Self::Status(args) => cmd::status::run(args, out),
             Self::Scan(args) => cmd::scan::run(args, out),
             Self::Audit(args) => cmd::audit::run(args, out),
+            Self::Rules(args) => cmd::rules::run(args, out),
             Self::Config(args) => cmd::config::run(args, out),
             Self::Certs(args) => cmd::certs::run(args, out),
             Self::Enroll(args) => cmd::enroll::run(args, out),

@@ -5,6 +5,7 @@ pub mod certs;
 pub mod config;
 pub mod enroll;
 pub mod queue;
+pub mod rules;
 pub mod run;
 pub mod scan;
 pub mod status;

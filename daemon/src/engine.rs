@@ -16,6 +16,7 @@ use picket_model::{EventBody, Finding, NodeInfo, Observation, Role, Severity, St
 use picket_service::chain::Chain;
 use tokio::sync::watch;
 
+use crate::local::{Local, Places, Waivers};
 use crate::remembered::{Remembered, Running};
 use crate::settings::Watch;
 use crate::settle::{Moment, Settle};
@@ -60,8 +61,8 @@ pub struct Outlets {
     pub vitals: watch::Sender<Vitals>,
     /// For `picketd status`.
     pub board: Board,
-    /// Path of the audit log in the node's terms, for the tail.
-    pub audit_log: watch::Sender<Option<String>>,
+    /// Paths of the audit logs that the configurations name, in the node's terms, for the tail.
+    pub audit_logs: watch::Sender<Vec<String>>,
 }
 
 /// See the module's documentation.
@@ -71,7 +72,11 @@ pub struct Engine {
     role: Option<Role>,
     /// Where kernel parameters lie outside, for hints.
     proc: Option<PathBuf>,
-    policy: Policy,
+    /// The controls that are compiled in.
+    built_in: Policy,
+    /// Where administrators' own controls and waivers are, in the node's terms.
+    places: Places,
+    local: Local,
     remembered: Remembered,
     ledger: LedgerHandle,
     hints: Hints,
@@ -102,6 +107,8 @@ pub struct Parts {
     pub proc: Option<PathBuf>,
     /// The controls.
     pub policy: Policy,
+    /// Where administrators' own controls and waivers are, in the node's terms.
+    pub places: Places,
     /// What was remembered.
     pub remembered: Remembered,
     /// Where changes go.
@@ -121,7 +128,9 @@ impl Engine {
             host: parts.host,
             role: parts.role,
             proc: parts.proc,
-            policy: parts.policy,
+            local: Local { policy: parts.policy.clone(), waivers: Waivers::default(), problems: Vec::new() },
+            built_in: parts.policy,
+            places: parts.places,
             remembered: parts.remembered,
             ledger: parts.ledger,
             watcher: Watcher::new(parts.hints.clone()),
@@ -214,6 +223,7 @@ impl Engine {
     /// When a verdict will change without anything being written: a certificate comes near its end.
     pub fn deadline(&self) -> Option<Timestamp> {
         let snapshot = &self.seen.as_ref()?.snapshot;
+        let waivers = self.local.waivers.next_end(snapshot.at);
         let ends = snapshot.certificates.values().filter_map(Observation::value).flatten();
         ends.flat_map(|cert| {
             let before_end = THRESHOLDS
@@ -221,6 +231,7 @@ impl Engine {
                 .filter_map(|days| cert.not_after.checked_sub(SignedDuration::from_hours(days * 24)).ok());
             before_end.chain([cert.not_before])
         })
+        .chain(waivers)
         .filter_map(|at| at.checked_add(SignedDuration::from_secs(1)).ok())
         .filter(|at| *at > snapshot.at)
         .min()
@@ -233,6 +244,9 @@ impl Engine {
     pub fn look(&mut self, why: Why, sources: &BTreeSet<Source>) -> Result<Applied, EngineError> {
         let mut total = Applied::default();
         let mut sources = sources.clone();
+        if why == Why::Whole {
+            self.read_local();
+        }
         // A folder that is armed only after it was read may have changed in between: look once more. Links that keep
         // changing must not keep us here.
         for round in 0..3 {
@@ -240,7 +254,8 @@ impl Engine {
             let started = Instant::now();
             self.observe(&sources, distrust);
             let Some(seen) = &self.seen else { return Ok(total) };
-            let verdicts = evaluate(&seen.snapshot, &self.policy);
+            let mut verdicts = evaluate(&seen.snapshot, &self.local.policy);
+            self.local.overlay(&mut verdicts, seen.snapshot.at);
             let now = self.host.now();
             let applied = self.ledger.with(|ledger| ledger.apply(&verdicts, true, now))?;
             log_changes(&applied);
@@ -265,10 +280,26 @@ impl Engine {
         Ok(total)
     }
 
+    /// Reads what administrators added. Their files are not watched: a reload and each whole look read them.
+    fn read_local(&mut self) {
+        let (controls, waivers) = (self.places.controls.as_path(), self.places.waivers.as_path());
+        let local = Local::read(&self.built_in, (&self.host, controls), (&self.host, waivers));
+        if local.problems != self.local.problems {
+            for problem in &local.problems {
+                tracing::warn!(%problem, "an entry of the node's own controls or waivers cannot be used");
+            }
+        }
+        self.outlets.board.update(|state| {
+            state.waivers = local.waivers.len();
+            state.local_problems = local.problems.iter().map(ToString::to_string).collect();
+        });
+        self.local = local;
+    }
+
     fn observe(&mut self, sources: &BTreeSet<Source>, distrust: bool) {
         let open = self.hints.open();
         let memory = &self.remembered.memory;
-        let ask = Ask { role: self.role, memory, catalogue: &self.policy.catalogue };
+        let ask = Ask { role: self.role, memory, catalogue: &self.local.policy.catalogue };
         let Some(before) = &self.seen else {
             self.seen = Some(source::observe(&self.host, &ask));
             self.note_running();
@@ -362,7 +393,7 @@ impl Engine {
     fn arm(&mut self) -> BTreeSet<Source> {
         let Some(seen) = &self.seen else { return BTreeSet::new() };
         let mut folders = BTreeMap::new();
-        for (folder, concerns) in watches(&self.host, &self.policy.catalogue, seen).folders {
+        for (folder, concerns) in watches(&self.host, &self.local.policy.catalogue, seen).folders {
             folders.entry(self.host.outside(&folder)).or_insert_with(BTreeSet::new).extend(concerns);
         }
         if let Some(proc) = &self.proc {
@@ -372,8 +403,8 @@ impl Engine {
                 }
             }
         }
-        let deaf = |concerns: &BTreeSet<Source>| concerns.iter().all(|s| matches!(s, Source::Files | Source::AuditLog));
-        let logs = source::needs(&self.policy.catalogue, &seen.snapshot).audit_logs;
+        let deaf = |concerns: &BTreeSet<Source>| concerns.iter().all(|s| matches!(s, Source::Files | Source::AuditLog | Source::Datastore));
+        let logs = source::needs(&self.local.policy.catalogue, &seen.snapshot).audit_logs;
         let log_folder = logs
             .first()
             .and_then(|log| std::path::Path::new(log).parent())
@@ -383,10 +414,9 @@ impl Engine {
         let armed = self.watcher.arm(folders.keys().map(PathBuf::as_path));
         let fresh = armed.fresh.iter().filter_map(|path| folders.get(path)).flatten().copied().collect();
         self.folders = folders;
-        self.outlets.audit_log.send_if_modified(|current| {
-            let log = logs.first().cloned();
-            let changed = *current != log;
-            *current = log;
+        self.outlets.audit_logs.send_if_modified(|current| {
+            let changed = *current != logs;
+            *current = logs;
             changed
         });
         self.outlets.board.update(|state| {
@@ -487,12 +517,13 @@ fn unreadable(snapshot: &picket_checks::Snapshot) -> Vec<Unreadable> {
     }
     maps! {
         Files: files, folders;
-        Certificates: certificates;
+        Certificates: certificates, keys;
         Tokens: tokens, units;
         Sysctls: sysctls;
         Documents: encryption_configs, audit_policies, admission_configs, authentication_configs, authorization_configs,
             kubelet_dropins;
         AuditLog: audit_logs;
+        Datastore: datastores;
     }
     say(Source::Config, "K3s configuration", why(&snapshot.declared));
     say(Source::Tokens, "join token", why(&snapshot.join_token));

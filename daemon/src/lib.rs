@@ -10,6 +10,7 @@
 //! | [`settle`] | nothing counts that was caught in the middle of a write |
 //! | [`remembered`] | what outlives a restart beside the ledger |
 //! | [`audit_task`] | audit log to detections |
+//! | [`rules`] | the site's own rules for the audit log |
 //! | [`status`] | what `picketd status` says |
 //! | [`enrol`] | a one-time token becomes the node's identity |
 //! | [`identity`] | key, certificate, authorities and the collector's address on disk |
@@ -25,8 +26,10 @@ pub mod cmd;
 pub mod engine;
 pub mod enrol;
 pub mod identity;
+pub mod local;
 pub mod remembered;
 pub mod report;
+pub mod rules;
 pub mod settings;
 pub mod settle;
 pub mod source;

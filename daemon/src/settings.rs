@@ -11,21 +11,26 @@ use picket_model::Role;
 use picket_service::value::{Bytes, Span};
 use serde::Deserialize;
 
+use crate::local::Places;
+
 /// Where the settings are unless told otherwise.
 pub const DEFAULT_PATH: &str = "/etc/picket/picketd.toml";
 
 /// Every key and its variable.
-pub const KEYS: [(&str, &str); 18] = [
+pub const KEYS: [(&str, &str); 21] = [
     ("state_dir", "PICKET_STATE_DIR"),
     ("runtime_dir", "PICKET_RUNTIME_DIR"),
     ("root", "PICKET_ROOT"),
     ("proc", "PICKET_PROC"),
     ("role", "PICKET_ROLE"),
     ("log_level", "PICKET_LOG_LEVEL"),
+    ("controls", "PICKET_CONTROLS"),
+    ("waivers", "PICKET_WAIVERS"),
     ("audit.enabled", "PICKET_AUDIT_ENABLED"),
     ("audit.path", "PICKET_AUDIT_PATH"),
     ("audit.start", "PICKET_AUDIT_START"),
     ("audit.interval", "PICKET_AUDIT_INTERVAL"),
+    ("audit.rules_dir", "PICKET_AUDIT_RULES_DIR"),
     ("watch.quiet", "PICKET_WATCH_QUIET"),
     ("watch.longest", "PICKET_WATCH_LONGEST"),
     ("watch.settle", "PICKET_WATCH_SETTLE"),
@@ -46,6 +51,8 @@ pub struct Raw {
     proc: Option<PathBuf>,
     role: Option<RawRole>,
     log_level: Option<String>,
+    controls: Option<PathBuf>,
+    waivers: Option<PathBuf>,
     audit: RawAudit,
     watch: RawWatch,
     sweep: RawSweep,
@@ -67,6 +74,7 @@ struct RawAudit {
     path: Option<PathBuf>,
     start: Option<AuditStart>,
     interval: Option<Span>,
+    rules_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -133,6 +141,8 @@ pub struct Settings {
     pub role: Option<Role>,
     /// What is logged.
     pub log_level: String,
+    /// Where administrators' own controls and waivers are, in the node's terms.
+    pub places: Places,
     /// The audit log.
     pub audit: Audit,
     /// Hints.
@@ -156,6 +166,8 @@ pub struct Audit {
     pub start: AuditStart,
     /// How often to look for new lines.
     pub interval: Duration,
+    /// Folder with the site's own rules.
+    pub rules_dir: PathBuf,
 }
 
 /// How hints become looks.
@@ -189,11 +201,13 @@ impl Default for Settings {
             proc: None,
             role: None,
             log_level: "info".to_owned(),
+            places: Places::default(),
             audit: Audit {
                 enabled: true,
                 path: None,
                 start: AuditStart::Within(Duration::from_secs(24 * 3600)),
                 interval: Duration::from_secs(1),
+                rules_dir: crate::rules::DEFAULT_DIR.into(),
             },
             watch: Watch {
                 quiet: Duration::from_millis(100),
@@ -338,6 +352,11 @@ impl Raw {
         let root = folder("root", &flags.root, self.root).filter(|r| r != Path::new("/"));
         let proc = folder("proc", &flags.proc, self.proc);
         let audit_path = folder("audit.path", &None, self.audit.path.filter(|p| p != Path::new("auto")));
+        let rules_dir = folder("audit.rules_dir", &None, self.audit.rules_dir).unwrap_or(default.audit.rules_dir);
+        let places = Places {
+            controls: folder("controls", &None, self.controls).unwrap_or(default.places.controls),
+            waivers: folder("waivers", &None, self.waivers).unwrap_or(default.places.waivers),
+        };
         let mut time = |key: &str, raw: Option<Span>, default: Duration, least: Duration, most: Duration| {
             let value = raw.map_or(default, |Span(value)| value);
             if value < least || value > most {
@@ -361,11 +380,13 @@ impl Raw {
                 Some(RawRole::Server) => Some(Role::Server),
                 Some(RawRole::Agent) => Some(Role::Agent),
             },
+            places,
             audit: Audit {
                 enabled: self.audit.enabled.unwrap_or(true),
                 path: audit_path,
                 start: self.audit.start.unwrap_or(default.audit.start),
                 interval: time("audit.interval", self.audit.interval, default.audit.interval, ms(10), s(60)),
+                rules_dir,
             },
             watch: Watch {
                 quiet: time("watch.quiet", self.watch.quiet, default.watch.quiet, ms(1), s(10)),

@@ -64,6 +64,12 @@ pub struct State {
     pub unreadable: Vec<Unreadable>,
     /// How many verdicts of each status the last look gave.
     pub verdicts: BTreeMap<String, u64>,
+    /// How many waivers the node has.
+    #[serde(default)]
+    pub waivers: usize,
+    /// What is wrong with the node's own controls and waivers.
+    #[serde(default)]
+    pub local_problems: Vec<String>,
     /// The audit log.
     pub audit: AuditState,
 }
@@ -73,6 +79,18 @@ pub struct State {
 pub struct AuditState {
     /// The log, in the node's terms; none while K3s' configuration names none.
     pub path: Option<String>,
+    /// Other logs followed: K3s still writes to what an earlier configuration named.
+    #[serde(default)]
+    pub others: Vec<String>,
+    /// Rules in use.
+    #[serde(default)]
+    pub rules: u64,
+    /// What is wrong in the site's own rules, with file and line.
+    #[serde(default)]
+    pub rule_problems: Vec<String>,
+    /// Bytes in the logs that are not read yet, as of the last look.
+    #[serde(default)]
+    pub behind: u64,
     /// The file being read now.
     pub file: Option<String>,
     /// How far, in bytes.

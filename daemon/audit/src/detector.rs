@@ -21,8 +21,8 @@ pub const MAX_AUDIT_IDS: usize = 100;
 const MAX_TEXT: usize = 1024;
 /// The roll-up window of a rule without one (E13).
 const ROLL_UP_S: i64 = 60;
-/// Most matches that are remembered per key while a threshold is not reached; the oldest make room. No rule's threshold
-/// is higher than 50.
+/// Most matches that are remembered per key while a threshold is not reached, unless the threshold is higher; the
+/// oldest make room.
 const MAX_WAITING: usize = 64;
 const MICROS: i64 = 1_000_000;
 
@@ -123,15 +123,27 @@ fn place(detection: &Detection) -> Place {
 }
 
 /// The detector's memory as it is stored.
-#[derive(Serialize, Deserialize)]
-struct State<T> {
+#[derive(Deserialize)]
+struct State {
     version: u32,
     first: Option<i64>,
     now: i64,
     counters: Counters,
     started: Vec<(u64, u64)>,
-    trail: T,
+    trail: Trail,
     windows: Vec<(u64, Window)>,
+}
+
+/// The same, to be written.
+#[derive(Serialize)]
+struct Kept<'d> {
+    version: u32,
+    first: Option<i64>,
+    now: i64,
+    counters: Counters,
+    started: Vec<(u64, u64)>,
+    trail: &'d Trail,
+    windows: Vec<(u64, &'d Window)>,
 }
 
 const STATE_VERSION: u32 = 1;
@@ -356,12 +368,13 @@ impl Detector {
                 _ => false,
             };
             if !known {
-                if window.waiting.len() >= MAX_WAITING {
+                if window.waiting.len() >= MAX_WAITING.max(rule.threshold_of(view)) {
                     window.waiting.pop_front();
                 }
                 window.waiting.push_back(Waiting {
                     time,
                     value,
+                    weight: rule.weight_of(view),
                     also: match &stateful.also {
                         Some(also) if rule.search(&also.search, view) => value_of(&also.distinct, view).max(1),
                         _ => 0,
@@ -372,10 +385,9 @@ impl Detector {
                 });
             }
             let reached = match stateful.kind {
-                Kind::Count => window.waiting.len() >= rule.threshold_of(view).min(MAX_WAITING),
+                Kind::Count => weight(&window.waiting) >= rule.threshold_of(view),
                 Kind::Distinct => {
-                    window.waiting.len() >= rule.threshold_of(view).min(MAX_WAITING)
-                        && besides(stateful, &window.waiting)
+                    weight(&window.waiting) >= rule.threshold_of(view) && besides(stateful, &window.waiting)
                 }
                 Kind::Compare => window.waiting.len() > 1,
                 Kind::Sequence => window.waiting.iter().any(|step| step.value == 0 && step.time <= time) && value == 1,
@@ -423,9 +435,9 @@ impl Detector {
     /// # Errors
     /// Never in practice: the types serialise.
     pub fn state(&self) -> Result<Vec<u8>, StateError> {
-        let mut windows: Vec<_> = self.windows.iter().map(|(key, window)| (key, window.clone())).collect();
+        let mut windows: Vec<_> = self.windows.iter().collect();
         windows.sort_unstable_by_key(|(key, _)| *key);
-        Ok(serde_json::to_vec(&State {
+        Ok(serde_json::to_vec(&Kept {
             version: STATE_VERSION,
             first: self.first,
             now: self.now,
@@ -436,12 +448,35 @@ impl Detector {
         })?)
     }
 
+    /// The memory in at most `limit` bytes: what does not fit is forgotten, here as in what is stored, so that both
+    /// go on alike. The windows that end first go first, with what they counted in `out`, then the requests that were
+    /// seen to start.
+    ///
+    /// # Errors
+    /// As [`Detector::state`].
+    pub fn state_within(&mut self, limit: usize, out: &mut Vec<Detection>) -> Result<Vec<u8>, StateError> {
+        loop {
+            let state = self.state()?;
+            if state.len() <= limit {
+                return Ok(state);
+            }
+            let forgotten = self.windows.forget_quarter();
+            let some = !forgotten.is_empty();
+            forgotten.into_iter().for_each(|window| close(window, out));
+            if !some && !self.started.forget_half() {
+                // The trail's own memory is a few hundred KiB at most; a smaller limit keeps nothing of it either.
+                self.trail = Trail::default();
+                return self.state();
+            }
+        }
+    }
+
     /// Takes over a memory that [`Detector::state`] wrote. Windows of rules that are gone are dropped.
     ///
     /// # Errors
     /// [`StateError`] when the bytes are something else; the detector then is as it was.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), StateError> {
-        let state: State<Trail> = serde_json::from_slice(bytes)?;
+        let state: State = serde_json::from_slice(bytes)?;
         if state.version != STATE_VERSION {
             return Err(StateError::Version(state.version));
         }
@@ -485,6 +520,10 @@ fn key_of(rule: &Rule, view: &View<'_>) -> u64 {
 fn value_of(fields: &[String], view: &View<'_>) -> u64 {
     let parts: Vec<_> = fields.iter().map(|field| view.key_part(field)).collect();
     fingerprint(parts.iter().map(|part| &**part))
+}
+
+fn weight(waiting: &VecDeque<Waiting>) -> usize {
+    waiting.iter().map(|waiting| waiting.weight.max(1) as usize).sum()
 }
 
 /// Whether what the rule wants to be so besides is so.

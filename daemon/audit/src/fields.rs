@@ -414,10 +414,10 @@ impl<'e> View<'e> {
             ),
             "ua" | "userAgent" => text(some(&event.user_agent)),
             "ua_prefix" => text(some(&event.user_agent).map(product)),
-            "group" | "objectRef.apiGroup" => text(self.group()),
-            "res" | "objectRef.resource" => text(self.res()),
-            "sub" | "objectRef.subresource" => text(self.sub()),
-            "ns" | "objectRef.namespace" => text(self.ns()),
+            "group" | "objectRef.apiGroup" | "apiGroup" => text(self.group()),
+            "res" | "objectRef.resource" | "resource" => text(self.res()),
+            "sub" | "objectRef.subresource" | "subresource" => text(self.sub()),
+            "ns" | "objectRef.namespace" | "namespace" => text(self.ns()),
             "objectRef.name" => text(self.object_name()),
             "objectRef.apiVersion" => text(event.object_ref.as_ref().and_then(|object| some(&object.api_version))),
             "name" => self.name().map_or(EventValue::Null, EventValue::Str),
@@ -452,8 +452,8 @@ impl<'e> View<'e> {
                     .and_then(|spec| spec.get("serviceAccountName")?.as_str())
                     .is_some_and(is_controller_account),
             ),
-            "hostpaths" => owned_list(self.podspec().map(body::hostpaths)),
-            "caps" => owned_list(self.podspec().map(body::capabilities)),
+            "hostpaths" | "hostPath" => owned_list(self.podspec().map(body::hostpaths)),
+            "caps" | "capabilities" => owned_list(self.podspec().map(body::capabilities)),
             "images" => owned_list(self.images().map(|images| images.into_iter().map(str::to_owned).collect())),
             "images.outside_allowed" => owned_list(self.images().map(|images| {
                 images
@@ -541,6 +541,39 @@ impl<'e> View<'e> {
         }
         values(found)
     }
+}
+
+/// Whether a rule may ask for a field of this name.
+pub(crate) fn is_field(field: &str) -> bool {
+    const PATHS: [&str; 13] = [
+        "annotations",
+        "extra",
+        "q",
+        "req",
+        "requestObject",
+        "resp",
+        "responseObject",
+        "body",
+        "podspec",
+        "containers",
+        "rules",
+        "roleref",
+        "subjects",
+    ];
+    const NAMES: &str = " kind apiVersion stage level audit_id auditID verb uri requestURI path user user.username uid \
+        user.uid groups user.groups imp impersonatedUser.username imp_groups impersonatedUser.groups actor \
+        actor_groups ip ips sourceIPs ip_24 ip_family loopback public_ip blocked_address ua userAgent ua_prefix group \
+        objectRef.apiGroup apiGroup res objectRef.resource resource sub objectRef.subresource subresource ns \
+        objectRef.namespace namespace objectRef.name objectRef.apiVersion name uri_gvr code responseStatus.code \
+        reason responseStatus.reason responseStatus.status msg responseStatus.message msg_webhook decision \
+        annotation_keys failed_open cmd allowed_user allowed_node allowed_namespace has_podspec packaged_pod hostpaths \
+        hostPath caps capabilities images images.outside_allowed pv_hostpath grants pss_enforce netpol.allow_all \
+        data.keys data.values owner ";
+    let head = field.split('.').next().unwrap_or(field);
+    Flags::bit(field).is_some()
+        || PATHS.contains(&head)
+        || field.starts_with("user.extra.")
+        || NAMES.split_ascii_whitespace().any(|name| name == field)
 }
 
 impl rsigma_eval::Event for View<'_> {

@@ -159,7 +159,15 @@ impl Index {
     pub(crate) fn new(rules: &[Rule]) -> Self {
         let mut index = Self::default();
         for (at, rule) in rules.iter().enumerate() {
-            let facts = facts(&rule.compiled);
+            let mut facts = facts(&rule.compiled);
+            if rule.once {
+                facts.set |= Flags::FINAL;
+            }
+            if let Some(resources) = &mut facts.resources {
+                // One that is named twice must not be judged twice.
+                resources.sort_unstable();
+                resources.dedup();
+            }
             if !matches!(rule.stateful.kind, Kind::Absence | Kind::Trail) {
                 match &facts.resources {
                     Some(resources) => {

@@ -7,12 +7,16 @@
 //! Invariants: no body, command line or URL reaches a detection; memory is bounded whatever the log holds; the same
 //! events give the same detections, also across [`Detector::state`] and [`Detector::restore`].
 
+/// What rules may ask for, in words: FIELDS.md.
+pub const FIELDS: &str = include_str!("../FIELDS.md");
+
 mod body;
 mod detector;
 mod event;
 mod fields;
 mod identity;
 mod index;
+mod library;
 mod replay;
 mod rule;
 mod site;
@@ -21,6 +25,7 @@ mod window;
 
 pub use detector::{Counters, Detector, MAX_AUDIT_IDS, Mode, Position, Reason, Settings, StateError};
 pub use event::{Event, LineError, MAX_LINE, ObjectReference, Pairs, ResponseStatus, Text, User, each_event};
+pub use library::{Library, Notice};
 pub use replay::{MAX_NAMED, Replay, Unreadable, first_time};
 pub use rule::{Kind, Rule, RuleError, builtin};
 pub use site::Site;

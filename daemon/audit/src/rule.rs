@@ -7,19 +7,24 @@ use std::collections::BTreeMap;
 
 use picket_model::Severity;
 use rsigma_eval::compiler::eval_condition;
-use rsigma_eval::{CompiledRule, compile_rule, evaluate_rule};
-use rsigma_parser::{ConditionExpr, Level, parse_sigma_yaml};
+use rsigma_eval::{CompiledDetection, CompiledRule, compile_rule, evaluate_rule};
+use rsigma_parser::{
+    ConditionExpr, ConditionOperator, CorrelationCondition, CorrelationRule, CorrelationType, Level, WindowMode,
+    parse_sigma_yaml,
+};
 use serde::Deserialize;
 
 use crate::detector::Reason;
-use crate::fields::View;
+use crate::fields::{Flags, View};
 
 /// A rule file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file}: {what}")]
+#[error("{file}:{line}: {what}")]
 pub struct RuleError {
     /// The file's name.
     pub file: String,
+    /// The line, from 1, or the nearest that is known.
+    pub line: usize,
     /// What is wrong with it, and how to mend it.
     pub what: String,
 }
@@ -65,6 +70,14 @@ struct Threshold {
     when: String,
 }
 
+/// What a match counts when a named search of the same rule matches.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Weight {
+    weight: u32,
+    when: String,
+}
+
 /// What else must be so among the matches of a key: some met this search, with so many different values of these
 /// fields, and some did not.
 #[derive(Debug, Clone, Deserialize)]
@@ -92,6 +105,8 @@ pub(crate) struct Stateful {
     pub(crate) also: Option<Also>,
     /// Other thresholds for special cases; the first that matches holds.
     thresholds: Vec<Threshold>,
+    /// What a match counts in special cases, otherwise 1; the first that matches holds.
+    weights: Vec<Weight>,
     pub(crate) window_s: Option<i64>,
     pub(crate) cooldown_s: Option<i64>,
     pub(crate) warmup_s: Option<i64>,
@@ -108,8 +123,11 @@ pub(crate) struct Stateful {
     pub(crate) steps: Vec<String>,
 }
 
+/// Highest threshold of a rule: each match is remembered until it is reached.
+pub(crate) const MAX_THRESHOLD: u32 = 500;
+
 /// A rule ready to be evaluated.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Rule {
     /// The catalogue's id.
     pub id: String,
@@ -119,54 +137,161 @@ pub struct Rule {
     pub severity: Severity,
     /// ATT&CK technique ids.
     pub mitre: Vec<String>,
+    /// File and line of a rule of the site; none for one that is compiled in.
+    pub origin: Option<(String, usize)>,
+    /// False for a rule that the site has switched off.
+    pub enabled: bool,
+    /// The site changed it.
+    pub tuned: bool,
     pub(crate) stateful: Stateful,
     pub(crate) compiled: CompiledRule,
+    /// The rule says nothing of stages: it is about whole requests, each once.
+    pub(crate) once: bool,
+    /// Searches of the site whose events are left out.
+    pub(crate) except: Vec<CompiledRule>,
+}
+
+/// What a file of rules holds, before correlations find the rules they are about.
+#[derive(Debug, Default)]
+pub(crate) struct Document {
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) correlations: Vec<CorrelationRule>,
 }
 
 impl Rule {
-    /// Reads one Sigma rule.
+    /// Reads the rules of a file that is compiled in.
     ///
     /// # Errors
     /// [`RuleError`] names the file and what to mend.
     pub fn from_sigma(file: &str, text: &str) -> Result<Vec<Self>, RuleError> {
-        let fail = |what: String| RuleError { file: file.to_owned(), what };
-        let collection = parse_sigma_yaml(text).map_err(|error| fail(error.to_string()))?;
+        let fail = |what| RuleError { file: file.to_owned(), line: 1, what };
+        Self::document(text).map(|document| document.rules).map_err(fail)
+    }
+
+    /// Reads one YAML document or several. The error says what to mend.
+    pub(crate) fn document(text: &str) -> Result<Document, String> {
+        let collection = parse_sigma_yaml(text).map_err(|error| error.to_string())?;
         if let Some(error) = collection.errors.first() {
-            return Err(fail(error.to_string()));
+            return Err(error.to_string());
+        }
+        if !collection.filters.is_empty() {
+            return Err("a filter: document is not supported; write the exception under except: in tuning.yml".into());
         }
         let mut rules = Vec::new();
         for sigma in &collection.rules {
-            let compiled = compile_rule(sigma).map_err(|error| fail(error.to_string()))?;
+            let compiled = compile_rule(sigma).map_err(|error| error.to_string())?;
             let stateful = match compiled.custom_attributes.get("picket") {
                 None => Stateful::default(),
-                Some(block) => {
-                    Stateful::deserialize(block).map_err(|error| fail(format!("in the block picket: {error}")))?
-                }
+                Some(block) => Stateful::deserialize(block).map_err(|error| format!("in the block picket: {error}"))?,
             };
+            stateful.check_threshold()?;
             let severities = stateful.severity.iter().map(|adjust| &adjust.when);
             let also = stateful.also.iter().map(|also| &also.search);
+            let weights = stateful.weights.iter().map(|weight| &weight.when);
             let thresholds = stateful.thresholds.iter().map(|threshold| &threshold.when);
-            for named in severities.chain(thresholds).chain(&stateful.steps).chain(also) {
+            for named in severities.chain(thresholds).chain(&stateful.steps).chain(also).chain(weights) {
                 if !compiled.detections.contains_key(named) {
-                    return Err(fail(format!("the block picket names {named:?}, which is no search of this rule")));
+                    return Err(format!("the block picket names {named:?}, which is no search of this rule"));
                 }
             }
             let id = sigma.name.clone().or_else(|| sigma.id.clone());
             rules.push(Self {
-                id: id.ok_or_else(|| fail("the rule has neither name nor id".into()))?,
+                id: id.ok_or("the rule has neither name nor id")?,
                 title: sigma.title.clone(),
                 severity: severity(sigma.level),
                 mitre: sigma.tags.iter().filter_map(|tag| technique(tag)).collect(),
+                origin: None,
+                enabled: true,
+                tuned: false,
                 stateful,
                 compiled,
+                once: false,
+                except: Vec::new(),
             });
         }
-        Ok(rules)
+        Ok(Document { rules, correlations: collection.correlations })
+    }
+
+    /// The rule that a correlation makes of this one: so many of its matches, or matches with so many values.
+    pub(crate) fn correlated(&self, correlation: &CorrelationRule) -> Result<Self, String> {
+        let kind = match correlation.correlation_type {
+            CorrelationType::EventCount => Kind::Count,
+            CorrelationType::ValueCount => Kind::Distinct,
+            other => {
+                return Err(format!(
+                    "correlations of type {} are not supported; event_count and value_count are",
+                    other.as_str()
+                ));
+            }
+        };
+        if correlation.window != WindowMode::Sliding {
+            return Err("only sliding windows are supported in a correlation: leave window: away".into());
+        }
+        if !correlation.aliases.is_empty() {
+            return Err("aliases: are not supported in a correlation".into());
+        }
+        if !matches!(self.stateful.kind, Kind::Each) {
+            return Err(format!("the rule {} counts by itself and cannot be correlated", self.id));
+        }
+        let CorrelationCondition::Threshold { predicates, field, percentile: None } = &correlation.condition else {
+            return Err("the condition of a correlation must be gte: or gt: with a number".into());
+        };
+        let threshold = match predicates.as_slice() {
+            [(ConditionOperator::Gte, least)] => *least,
+            [(ConditionOperator::Gt, below)] => below.saturating_add(1),
+            _ => return Err("the condition of a correlation must be one gte: or gt: with a number".into()),
+        };
+        let distinct = field.clone().unwrap_or_default();
+        if kind == Kind::Distinct && distinct.is_empty() {
+            return Err("value_count needs condition.field: the field whose values are counted".into());
+        }
+        let stateful = Stateful {
+            kind,
+            by: correlation.group_by.clone(),
+            distinct,
+            threshold: Some(u32::try_from(threshold).unwrap_or(u32::MAX)),
+            window_s: Some(i64::try_from(correlation.timespan.seconds).unwrap_or(i64::MAX)),
+            ..Stateful::default()
+        };
+        stateful.check_threshold()?;
+        Ok(Self {
+            id: correlation
+                .name
+                .clone()
+                .or_else(|| correlation.id.clone())
+                .ok_or("the correlation has neither name nor id")?,
+            title: correlation.title.clone(),
+            severity: severity(correlation.level),
+            mitre: correlation.tags.iter().filter_map(|tag| technique(tag)).collect(),
+            stateful,
+            ..self.clone()
+        })
+    }
+
+    /// All names a correlation may know the rule by.
+    pub(crate) fn is_called(&self, name: &str) -> bool {
+        self.id == name || self.compiled.id.as_deref() == Some(name)
+    }
+
+    /// What the rule says the events are of.
+    pub(crate) fn is_of_audit_log(&self) -> bool {
+        let is = |value: &Option<String>, want: &str| value.as_deref().is_none_or(|v| v.eq_ignore_ascii_case(want));
+        let source = &self.compiled.logsource;
+        source.product.is_some() && is(&source.product, "kubernetes") && is(&source.service, "audit")
+    }
+
+    /// Names of all fields the rule asks for.
+    pub(crate) fn fields(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        self.compiled.detections.values().for_each(|search| fields(search, &mut found));
+        found
     }
 
     /// Whether the event is one this rule is about.
     pub(crate) fn matches(&self, view: &View<'_>) -> bool {
-        evaluate_rule(&self.compiled, view).is_some()
+        (!self.once || view.flag(Flags::FINAL))
+            && evaluate_rule(&self.compiled, view).is_some()
+            && !self.except.iter().any(|except| evaluate_rule(except, view).is_some())
     }
 
     /// The fields that made the event match. Only values that the log's own metadata hold are shown.
@@ -228,6 +353,12 @@ impl Rule {
         special.map(|threshold| threshold.threshold).or(self.stateful.threshold).unwrap_or(1) as usize
     }
 
+    /// How much a match counts.
+    pub(crate) fn weight_of(&self, view: &View<'_>) -> u32 {
+        let special = self.stateful.weights.iter().find(|weight| self.search(&weight.when, view));
+        special.map_or(1, |weight| weight.weight)
+    }
+
     /// The severity of this match.
     pub(crate) fn severity_of(&self, view: &View<'_>) -> Severity {
         self.stateful
@@ -235,6 +366,52 @@ impl Rule {
             .iter()
             .find(|adjust| self.search(&adjust.when, view))
             .map_or(self.severity, |adjust| adjust.level)
+    }
+}
+
+impl Stateful {
+    fn check_threshold(&self) -> Result<(), String> {
+        let highest = self.threshold.into_iter().chain(self.thresholds.iter().map(|special| special.threshold)).max();
+        match highest {
+            Some(threshold) if threshold > MAX_THRESHOLD => {
+                Err(format!("the threshold {threshold} is above the most that is counted, {MAX_THRESHOLD}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Changes what the site wants changed.
+    pub(crate) fn tune(
+        &mut self,
+        threshold: Option<u32>,
+        window_s: Option<i64>,
+        cooldown_s: Option<i64>,
+    ) -> Result<(), String> {
+        if let Some(threshold) = threshold {
+            if !matches!(self.kind, Kind::Count | Kind::Distinct) {
+                return Err("the rule does not count, so it has no threshold".into());
+            }
+            self.threshold = Some(threshold.max(1));
+            // The site's word holds for everybody.
+            self.thresholds.clear();
+        }
+        self.window_s = window_s.or(self.window_s);
+        self.cooldown_s = cooldown_s.or(self.cooldown_s);
+        self.check_threshold()
+    }
+
+    /// Severities for special cases no longer hold.
+    pub(crate) fn forget_severities(&mut self) {
+        self.severity.clear();
+    }
+}
+
+fn fields<'r>(search: &'r CompiledDetection, found: &mut Vec<&'r str>) {
+    match search {
+        CompiledDetection::AllOf(items) => found.extend(items.iter().filter_map(|item| item.field.as_deref())),
+        CompiledDetection::AnyOf(searches) => searches.iter().for_each(|search| fields(search, found)),
+        CompiledDetection::ArrayMatch { field, .. } => found.push(field),
+        _ => {}
     }
 }
 

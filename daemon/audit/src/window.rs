@@ -13,6 +13,9 @@ pub(crate) struct Waiting {
     pub(crate) time: i64,
     /// Fingerprint of the value that is counted or compared.
     pub(crate) value: u64,
+    /// How much it counts.
+    #[serde(default)]
+    pub(crate) weight: u32,
     /// Fingerprint of what the rule wants to be so besides; 0 when the event is not of that kind.
     #[serde(default)]
     pub(crate) also: u64,
@@ -97,6 +100,18 @@ impl Windows {
         (until <= now).then(|| self.take(key)).flatten()
     }
 
+    /// Takes out the quarter that ends first.
+    pub(crate) fn forget_quarter(&mut self) -> Vec<Window> {
+        let some = self.by_key.len().div_ceil(4);
+        self.evicted += some as u64;
+        (0..some)
+            .filter_map(|_| {
+                let &(_, key) = self.by_end.first()?;
+                self.take(key)
+            })
+            .collect()
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Window)> {
         self.by_key.iter().map(|(key, window)| (*key, window))
     }
@@ -124,6 +139,15 @@ impl Started {
         {
             self.known.remove(&oldest);
         }
+    }
+
+    /// Forgets the older half; false when there is none.
+    pub(crate) fn forget_half(&mut self) -> bool {
+        let some = !self.order.is_empty();
+        for id in self.order.drain(..self.order.len().div_ceil(2)) {
+            self.known.remove(&id);
+        }
+        some
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -358,3 +358,31 @@ fn probing_needs_refusals_of_several_resources_and_somebody_browsing_is_none() {
     let probing: Vec<_> = (0..20).map(|at| ask(at, if at % 2 == 0 { "forbid" } else { "allow" })).collect();
     assert_eq!(of(&run(&probing), "permission-probing").len(), 1);
 }
+
+#[test]
+fn a_collection_deleted_counts_ten_and_a_refused_secret_two() {
+    let collections: Vec<_> = (0..3)
+        .map(|n| {
+            event(json!({
+                "auditID": format!("d-{n}"), "verb": "deletecollection",
+                "objectRef": {"resource": "persistentvolumeclaims", "namespace": format!("ns-{n}")},
+            }))
+        })
+        .collect();
+    assert_eq!(of(&run(&collections), "mass-deletion").len(), 1);
+    assert!(of(&run(&collections[..2]), "mass-deletion").is_empty());
+
+    let reads = |count: u32, code: u16, decision: &str| -> Vec<String> {
+        (0..count)
+            .map(|n| {
+                event(json!({
+                    "auditID": format!("r-{n}"), "responseStatus": {"code": code},
+                    "objectRef": {"resource": "secrets", "namespace": "shop", "name": format!("s-{n}")},
+                    "annotations": {"authorization.k8s.io/decision": decision},
+                }))
+            })
+            .collect()
+    };
+    assert_eq!(of(&run(&reads(5, 403, "forbid")), "secret-read-burst").len(), 1);
+    assert!(of(&run(&reads(5, 200, "allow")), "secret-read-burst").is_empty());
+}

@@ -108,7 +108,7 @@ level: low
 fn a_broken_rule_names_its_file_and_fault() {
     let missing = "title: x\nname: x\nlogsource: {product: kubernetes}\ndetection: {a: {verb: get}, condition: b}\n";
     let error = Rule::from_sigma("mine.yml", missing).expect_err("no search b");
-    assert!(error.to_string().starts_with("mine.yml: "), "{error}");
+    assert!(error.to_string().starts_with("mine.yml:1: "), "{error}");
     let block = "title: x\nname: x\nlogsource: {product: kubernetes}\ndetection: {a: {verb: get}, condition: a}\npicket: {kind: sometimes}\n";
     let error = Rule::from_sigma("mine.yml", block).expect_err("no such kind");
     assert!(error.to_string().contains("picket"), "{error}");

@@ -6,13 +6,15 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use picket_audit::{Detector, Replay, Settings, builtin, first_time};
+use picket_audit::{Detector, Replay, Settings, first_time};
 use picket_model::{Detection, Severity};
 use serde_json::{Value, json};
 
+use super::rules::{self as rules_command, Folder};
 use crate::cli::{Failure, Outcome};
 use crate::report::table::{self, Style};
 use crate::report::text::printable;
+use crate::rules;
 
 /// Options of `picketd audit`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +40,25 @@ pub struct Args {
     /// End with exit code 1 if anything of this severity or above is found (info, low, medium, high, critical)
     #[arg(long, value_name = "SEVERITY")]
     pub fail_on: Option<Severity>,
+    /// The site's rules, which run too
+    #[command(flatten)]
+    pub folder: Folder,
+}
+
+impl Args {
+    /// These files, and nothing else said.
+    pub fn of(files: Vec<PathBuf>, output: Form) -> Self {
+        Self {
+            files,
+            output,
+            since: None,
+            until: None,
+            rules: Vec::new(),
+            explain: false,
+            fail_on: None,
+            folder: Folder { rules_dir: rules::DEFAULT_DIR.into() },
+        }
+    }
 }
 
 /// Forms of the output.
@@ -54,7 +75,14 @@ pub enum Form {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let mut detector = detector(args)?;
+    replay(detector(args)?, args, out)
+}
+
+/// Runs the files of `args` through a detector.
+///
+/// # Errors
+/// [`Failure`].
+pub fn replay(mut detector: Detector, args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     if args.explain {
         detector.explain();
     }
@@ -84,7 +112,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
 }
 
 fn detector(args: &Args) -> Result<Detector, Failure> {
-    let mut rules = builtin().map_err(|error| Failure::failed("cannot load the detections", error))?;
+    let mut library = rules::of_folder(&args.folder.rules_dir)
+        .map_err(|error| Failure::failed("cannot load the detections", error))?;
+    rules_command::tell(&library.notices);
+    let rules = &mut library.rules;
     for wanted in &args.rules {
         if !rules.iter().any(|rule| rule.id == *wanted) {
             let near: Vec<_> =
@@ -96,7 +127,7 @@ fn detector(args: &Args) -> Result<Detector, Failure> {
     if !args.rules.is_empty() {
         rules.retain(|rule| args.rules.contains(&rule.id));
     }
-    Ok(Detector::new(rules, Settings::replay()))
+    Ok(rules::detector(&library, Settings::replay()))
 }
 
 /// Files by the time of their first event, so that a rotated log is read as it was written.
@@ -266,13 +297,10 @@ mod tests {
     fn args(output: Form) -> Args {
         let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/audit/k3s-real/audit.log.gz");
         Args {
-            files: vec![PathBuf::from(fixtures)],
-            output,
-            since: None,
-            until: None,
             rules: vec!["impersonation-privileged".into()],
             explain: true,
             fail_on: Some(Severity::High),
+            ..Args::of(vec![PathBuf::from(fixtures)], output)
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp, Unit};
 
 use crate::cli::{Failure, Outcome};
+use crate::report::text::printable;
 use crate::status::{SOCKET, Status};
 
 /// Largest answer, bytes.
@@ -80,7 +81,7 @@ fn ago(at: Option<Timestamp>, now: Option<Timestamp>) -> String {
 fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     let now = status.at;
     let state = &status.state;
-    let mut row = |name: &str, value: String| writeln!(out, "{name:<13} {value}");
+    let mut row = |name: &str, value: String| writeln!(out, "{name:<13} {}", printable(&value));
     let node = &state.node;
     let role = node.role.map_or("no K3s found", picket_model::Role::as_str);
     row(
@@ -115,6 +116,16 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
             ),
         },
     )?;
+    for other in &audit.others {
+        row("", format!("{other}: no configuration names it any more; it is followed until K3s starts anew"))?;
+    }
+    if audit.behind > 0 {
+        row("", format!("{} bytes are not read yet", audit.behind))?;
+    }
+    row("audit rules", format!("{} in use, {} cannot be used", audit.rules, audit.rule_problems.len()))?;
+    for problem in audit.rule_problems.iter().take(MOST_LISTED) {
+        row("", problem.clone())?;
+    }
     let outbox = &status.outbox;
     row(
         "outbox",
@@ -170,7 +181,7 @@ fn list(out: &mut dyn Write, title: &str, lines: impl ExactSizeIterator<Item = S
     }
     writeln!(out, "\n{count} {title}:")?;
     for line in lines.take(MOST_LISTED) {
-        writeln!(out, "  {line}")?;
+        writeln!(out, "  {}", printable(&line))?;
     }
     if count > MOST_LISTED {
         writeln!(out, "  … and {} more: -o json lists all", count - MOST_LISTED)?;
