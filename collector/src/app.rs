@@ -33,15 +33,19 @@ use crate::grpc::enrollment::EnrollmentService;
 use crate::grpc::fleet::FleetService;
 use crate::grpc::uplink::UplinkService;
 use crate::http::{self, Pages};
-use crate::metrics::{DoorCollector, Metrics};
+use crate::metrics::{DoorCollector, Metrics, WriterCollector};
 use crate::notice::Notices;
 use crate::registry::{Registry, RegistryError};
 use crate::session::Sessions;
 use crate::settings::Settings;
-use crate::writer::{Writer, WriterHandle, WriterSettings};
+use crate::writer::{Writer, WriterHandle, WriterHealth, WriterSettings};
 
 /// Largest message before a certificate was shown: an enrolment.
 const ENROLMENT_BYTES: usize = 64 * 1024;
+/// A store that failed is opened anew when its disk has so much room, bytes.
+const ROOM: u64 = 16 * 1024 * 1024;
+/// How often a store that failed is looked after.
+const STORE_CHECK: Duration = Duration::from_secs(1);
 /// The operator of the collector's own command line.
 const LOCAL_ADMIN: &str = "local-admin";
 /// Its file, in the state folder.
@@ -117,6 +121,7 @@ pub struct App {
     stop: CancellationToken,
     server: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
     writer_thread: std::thread::JoinHandle<()>,
+    writer_health: WriterHealth,
     state_dir: PathBuf,
 }
 
@@ -208,6 +213,7 @@ impl App {
             stop,
             server,
             writer_thread,
+            writer_health: writer.health(),
             state_dir,
         };
         tracing::info!(
@@ -269,6 +275,7 @@ impl App {
     pub async fn failed(&mut self) -> String {
         tokio::select! {
             failed = self.supervisor.failed() => failed.to_string(),
+            why = store_failed(&self.writer_thread, &self.writer_health, &self.state_dir) => why,
             ended = &mut self.server => match ended {
                 Ok(Ok(())) => "the server ended without being asked to".to_owned(),
                 Ok(Err(error)) => picket_service::chain::Chain(&error).to_string(),
@@ -306,6 +313,27 @@ impl App {
         }
         tracing::info!("collector stopped");
     }
+}
+
+/// Returns when the history takes nothing more and a new start can mend that. While its disk is full it waits: queries
+/// are answered as far as they can be, nodes keep what they have.
+async fn store_failed(thread: &std::thread::JoinHandle<()>, health: &WriterHealth, state_dir: &Path) -> String {
+    loop {
+        tokio::time::sleep(STORE_CHECK).await;
+        if thread.is_finished() {
+            return "the writer of the history ended; the log says why".to_owned();
+        }
+        if health.is_failing() && room(state_dir).is_none_or(|bytes| bytes >= ROOM) {
+            return "the history could not be written and there is room on its disk now: a new start opens it again"
+                .to_owned();
+        }
+    }
+}
+
+/// Bytes that are free on the disk of a folder; none when nobody says.
+fn room(folder: &Path) -> Option<u64> {
+    let disk = nix::sys::statvfs::statvfs(folder).ok()?;
+    Some(u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size())))
 }
 
 async fn open_store(settings: &Settings, clock: &dyn Clock) -> Result<Arc<dyn Store>, AppError> {
@@ -470,6 +498,7 @@ fn spawn_http(
     let mut registry = prometheus_client::registry::Registry::with_prefix("picket_collector");
     metrics.register(&mut registry);
     registry.register_collector(Box::new(DoorCollector(door.clone())));
+    registry.register_collector(Box::new(WriterCollector(writer.health())));
     let pages = Pages { metrics: Arc::new(registry), writer: writer.clone() };
     let listener = Arc::new(listener.into_std().map_err(AppError::Thread)?);
     supervisor.spawn("http", TaskKind::Auxiliary, move |stop| {

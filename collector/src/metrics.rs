@@ -11,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
+use crate::writer::WriterHealth;
+
 /// Why a batch or stream of a node was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
@@ -98,6 +100,21 @@ impl Collector for DoorCollector {
         }
         let open = ConstGauge::new(i64::try_from(self.0.live.len()).unwrap_or(i64::MAX));
         open.encode(encoder.encode_descriptor("connections", "Connections open now", None, open.metric_type())?)
+    }
+}
+
+/// How the writer of the history is, read when asked.
+#[derive(Debug)]
+pub struct WriterCollector(pub WriterHealth);
+
+impl Collector for WriterCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let failures = ConstCounter::new(self.0.failures());
+        let help = "Writes to the history that failed";
+        failures.encode(encoder.encode_descriptor("store_failures", help, None, failures.metric_type())?)?;
+        let failing = ConstGauge::new(i64::from(self.0.is_failing()));
+        let help = "1 while the history takes nothing, else 0";
+        failing.encode(encoder.encode_descriptor("store_failing", help, None, failing.metric_type())?)
     }
 }
 

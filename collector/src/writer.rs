@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use picket_model::{ChainHash, Epoch, Event, EventBody, NodeId, Seq};
@@ -98,6 +98,24 @@ struct Sums {
     commits: AtomicU64,
     failures: AtomicU64,
     dropped: AtomicU64,
+    failing: AtomicBool,
+}
+
+/// How the writer is, for those who must not keep it alive: it ends when the last handle is gone.
+#[derive(Debug, Clone)]
+pub struct WriterHealth(Arc<Sums>);
+
+impl WriterHealth {
+    /// Did the last commit fail? sled takes nothing more after a write that failed, also when there is room again,
+    /// until it is opened anew.
+    pub fn is_failing(&self) -> bool {
+        self.0.failing.load(Ordering::Relaxed)
+    }
+
+    /// Commits that failed since the start.
+    pub fn failures(&self) -> u64 {
+        self.0.failures.load(Ordering::Relaxed)
+    }
 }
 
 fn count(sum: &AtomicU64, by: u64) {
@@ -186,9 +204,14 @@ impl WriterHandle {
         }
     }
 
-    /// Is the writer there?
+    /// Is the writer there, and does the store take what it writes?
     pub fn is_open(&self) -> bool {
-        !self.orders.is_closed()
+        !self.orders.is_closed() && !self.health().is_failing()
+    }
+
+    /// How the writer is.
+    pub fn health(&self) -> WriterHealth {
+        WriterHealth(Arc::clone(&self.sums))
     }
 
     /// How many submissions wait.
@@ -283,6 +306,7 @@ impl Writer {
         let outcomes = match self.store.commit(self.clock.now(), group.deliveries) {
             Ok(outcomes) => outcomes,
             Err(error) => {
+                self.sums.failing.store(true, Ordering::Relaxed);
                 self.failed(&error);
                 for answer in group.answers {
                     drop(answer.send(Err(SubmitError::Store)));
@@ -290,6 +314,7 @@ impl Writer {
                 return;
             }
         };
+        self.sums.failing.store(false, Ordering::Relaxed);
         count(&self.sums.commits, 1);
         let mut committed = Vec::new();
         for (answer, outcome) in group.answers.into_iter().zip(outcomes) {
@@ -328,9 +353,12 @@ impl Writer {
     }
 
     fn failed(&self, error: &StoreError) {
-        count(&self.sums.failures, 1);
+        let before = self.sums.failures.fetch_add(1, Ordering::Relaxed);
         let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        tracing::error!(%error, %cause, "the store failed");
+        // Nodes come again and again: the first few are told, then each power of two.
+        if before < 10 || before.is_power_of_two() {
+            tracing::error!(%error, %cause, failures = before + 1, "the store failed");
+        }
     }
 }
 

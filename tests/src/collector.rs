@@ -80,6 +80,14 @@ impl Collector {
         self.process.as_ref().context("the collector is stopped")
     }
 
+    /// Has it ended by itself?
+    ///
+    /// # Errors
+    /// When it has, or was stopped.
+    pub fn check_alive(&mut self) -> anyhow::Result<()> {
+        self.process.as_mut().context("the collector is stopped")?.check_alive()
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.process = None;

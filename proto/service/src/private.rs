@@ -11,3 +11,13 @@ use std::io;
 pub fn keep_private() -> io::Result<()> {
     Ok(nix::sys::prctl::set_dumpable(false)?)
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn afterwards_the_kernel_dumps_nothing() {
+        assert!(nix::sys::prctl::get_dumpable().unwrap());
+        super::keep_private().unwrap();
+        assert!(!nix::sys::prctl::get_dumpable().unwrap());
+    }
+}
