@@ -145,11 +145,12 @@ impl Settle {
             )+};
         }
         maps! {
-            Certificates: certificates;
+            Certificates: certificates, keys;
             Tokens: tokens, units;
             Documents: encryption_configs, audit_policies, admission_configs, authentication_configs,
                 authorization_configs, kubelet_dropins;
             AuditLog: audit_logs;
+            Datastore: datastores;
         }
         if looked.contains(&Source::Documents) {
             let data = before.data_dir.clone();

@@ -4,9 +4,12 @@
 pub mod audit_log;
 pub mod certificates;
 pub mod config;
+pub mod datastore;
 pub mod documents;
 pub mod files;
+pub mod keys;
 pub mod memory;
+pub mod served;
 pub mod start;
 pub mod sysctls;
 pub mod tokens;
@@ -40,6 +43,8 @@ pub struct Seen {
     pub snapshot: Snapshot,
     /// The configuration as K3s reads it, for `picketd config`.
     pub configuration: Configuration,
+    /// What was read of the datastore, for the next look.
+    pub datastores: datastore::Kept,
 }
 
 /// The sources, each with a name that stands in logs and in `picketd status`.
@@ -61,13 +66,15 @@ pub enum Source {
     Documents,
     /// The audit log's age and rotation (its entries are the tail's affair).
     AuditLog,
+    /// Secrets in the datastore.
+    Datastore,
     /// SELinux.
     Selinux,
 }
 
 impl Source {
     /// All sources, in the order in which they are read.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Config,
         Self::Files,
         Self::Certificates,
@@ -76,6 +83,7 @@ impl Source {
         Self::PersistedSysctls,
         Self::Documents,
         Self::AuditLog,
+        Self::Datastore,
         Self::Selinux,
     ];
 
@@ -90,6 +98,7 @@ impl Source {
             Self::PersistedSysctls => "persisted-sysctls",
             Self::Documents => "documents",
             Self::AuditLog => "audit-log",
+            Self::Datastore => "datastore",
             Self::Selinux => "selinux",
         }
     }
@@ -106,7 +115,7 @@ pub fn observe(host: &Host, ask: &Ask<'_>) -> Seen {
     let mut snapshot = Snapshot::blank(host.now());
     snapshot.rooted = !host.is_live();
     let configuration = config::observe(host, ask, &mut snapshot);
-    let mut seen = Seen { snapshot, configuration };
+    let mut seen = Seen { snapshot, configuration, datastores: datastore::Kept::default() };
     for source in Source::ALL {
         if source != Source::Config {
             refresh(host, ask, &mut seen, source);
@@ -129,6 +138,7 @@ pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
         Source::PersistedSysctls => sysctls::observe_persisted(host, snapshot),
         Source::Documents => documents::observe(host, &needs, ask.memory, snapshot),
         Source::AuditLog => audit_log::observe(host, &needs, ask.memory, snapshot),
+        Source::Datastore => datastore::observe(host, &needs, &mut seen.datastores, snapshot),
         Source::Selinux => snapshot.selinux_enforcing = selinux(host),
     }
 }

@@ -11,6 +11,7 @@ use crate::row::Row;
 pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     match control.expected.op {
         Op::DatastoreTls => vec![tls(ctx)],
+        Op::StoredSecrets => vec![crate::judge_stored::judge(ctx, control)],
         other => vec![Row::unknown(subject(ctx, control), format!("op {other:?} does not judge a datastore"))],
     }
 }

@@ -13,6 +13,9 @@ use crate::snapshot::{CertFacts, PublicKeyKind};
 use crate::values::seconds;
 
 pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
+    if crate::judge_cert_files::is_mine(control.expected.op) {
+        return crate::judge_cert_files::judge(ctx, control);
+    }
     if control.expected.op == Op::DistinctPublicKeys {
         let files: Vec<String> = control.what.iter().map(|path| ctx.path(path)).collect();
         return distinct(ctx, &files);

@@ -139,6 +139,8 @@ pub struct Needs {
     pub kubelet_dropins: String,
     /// `registries.yaml`.
     pub registries: String,
+    /// Databases of kine, for [`crate::Snapshot::datastores`].
+    pub datastores: Vec<String>,
 }
 
 impl Needs {
@@ -154,13 +156,14 @@ impl Needs {
         if !encryption_configs.contains(&own) {
             encryption_configs.push(own);
         }
-        let certificates: Vec<FilePattern> = [
+        let mut certificates: Vec<FilePattern> = [
             format!("{tls}/*.crt"),
             format!("{tls}/etcd/*.crt"),
             format!("{tls}/kube-scheduler/*.crt"),
             format!("{tls}/kube-controller-manager/*.crt"),
             format!("{tls}/dynamic-cert.json"),
             format!("{agent}/*.crt"),
+            "/etc/rancher/k3s/k3s.yaml".to_owned(),
         ]
         .map(FilePattern::new)
         .into();
@@ -207,6 +210,7 @@ impl Needs {
             etcd_config: format!("{server}/db/etcd/config"),
             kubelet_dropins: format!("{agent}/etc/kubelet.conf.d"),
             registries: "/etc/rancher/k3s/registries.yaml".to_owned(),
+            datastores: ["state.db", "state.db.migrated"].map(|name| format!("{server}/db/{name}")).into(),
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::audit_policy::AuditPolicy;
 use crate::encryption::{EncryptionConfig, EncryptionState};
 use crate::node_config::{NodeConfig, Traps};
 use crate::registries::Registries;
+use crate::stored::StoredSecrets;
 use crate::sysctl::PersistedSysctls;
 
 /// All observations of one moment, immutable once built.
@@ -66,6 +67,13 @@ pub struct Snapshot {
     /// Certificates by file: each PEM block in its order. Includes certificates embedded in kubeconfigs and in
     /// `dynamic-cert.json`.
     pub certificates: BTreeMap<String, Observation<Vec<CertFacts>>>,
+    /// Private keys by file, as the public key that belongs to them: every `*.key` beside a certificate.
+    pub keys: BTreeMap<String, Observation<KeyFacts>>,
+    /// What listens on this node by loopback address and port: the certificate it serves. `Absent`: nothing listens
+    /// there.
+    pub served: BTreeMap<u16, Observation<ServedFacts>>,
+    /// Secrets in the datastore by file (`state.db`, and `state.db.migrated`), counted by how they are stored.
+    pub datastores: BTreeMap<String, Observation<StoredSecrets>>,
     /// Token files by path (`<data-dir>/server/token`, `agent-token`): what is in them, as fingerprints.
     pub tokens: BTreeMap<String, Observation<TokenFacts>>,
     /// The token this node joins with (option `token`, `K3S_TOKEN`, or the file of `token-file`).
@@ -121,6 +129,9 @@ impl Snapshot {
             running: Observation::Absent,
             traps: nothing(),
             certificates: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            served: BTreeMap::new(),
+            datastores: BTreeMap::new(),
             tokens: BTreeMap::new(),
             join_token: nothing(),
             units: BTreeMap::new(),
@@ -263,6 +274,27 @@ pub struct CertFacts {
     pub sha256: String,
     /// Subject alternative names.
     pub sans: Vec<String>,
+}
+
+/// A private key, without it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// SHA-256 of the public key that belongs to it (subject public key info, DER), lower-case hex: that of
+    /// [`CertFacts::key_sha256`].
+    pub key_sha256: String,
+}
+
+/// A certificate as it is served, not as it lies on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServedFacts {
+    /// SHA-256 of the first certificate sent (DER), lower-case hex.
+    pub sha256: String,
+    /// Its subject.
+    pub subject: String,
+    /// Start of its validity.
+    pub not_before: Timestamp,
+    /// End of its validity.
+    pub not_after: Timestamp,
 }
 
 /// The form of a token.

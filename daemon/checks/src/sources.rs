@@ -40,6 +40,10 @@ pub enum SourceKey {
     Registries,
     /// SELinux.
     Selinux,
+    /// What the datastore holds.
+    Datastore,
+    /// What listens, and the certificates it serves.
+    Served,
     /// The running process: its start, version, role.
     Process,
     /// The moment of judging: expiry and ages change without any event.
@@ -89,10 +93,12 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
         Source::Token => {
             keys.extend([SourceKey::Tokens, SourceKey::Units, SourceKey::Configuration, SourceKey::Clock]);
         }
-        Source::X509 => keys.extend([SourceKey::Certificates, SourceKey::Clock]),
+        Source::X509 => keys.extend([SourceKey::Certificates, SourceKey::Clock, SourceKey::Served]),
         Source::AuditPolicy => keys.extend([SourceKey::AuditPolicy, SourceKey::Configuration]),
         Source::AuditLog => keys.extend([SourceKey::AuditLog, SourceKey::Configuration, SourceKey::Clock]),
-        Source::Datastore => keys.push(SourceKey::Configuration),
+        Source::Datastore => {
+            keys.extend([SourceKey::Configuration, SourceKey::Datastore, SourceKey::Encryption]);
+        }
         Source::Trap => {
             keys.extend([SourceKey::Configuration, SourceKey::KubeletDropins, SourceKey::ApiServerFiles]);
         }

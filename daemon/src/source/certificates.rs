@@ -219,6 +219,11 @@ fn pem_blocks(text: &str) -> impl Iterator<Item = Result<(usize, Vec<u8>), BadCe
     })
 }
 
+/// One certificate; none if it is no X.509.
+pub fn from_der(der: &[u8]) -> Option<Certificate> {
+    parse(der, 0, CertSource::File)
+}
+
 fn parse(der: &[u8], index: u32, source: CertSource) -> Option<Certificate> {
     let (rest, x509) = X509Certificate::from_der(der).ok()?;
     if !rest.is_empty() {
@@ -362,4 +367,6 @@ pub fn observe(host: &Host, needs: &Needs, snapshot: &mut Snapshot) {
         .into_iter()
         .map(|(path, seen)| (path, seen.map(|list| list.into_iter().map(|c| c.facts).collect())))
         .collect();
+    super::keys::observe(host, snapshot);
+    super::served::observe(host, snapshot);
 }

@@ -63,6 +63,13 @@ pub fn watches(host: &Host, catalogue: &Catalogue, seen: &Seen) -> Watches {
     for path in documents {
         add(Source::Documents, path);
     }
+    for path in &needs.datastores {
+        add(Source::Datastore, path);
+    }
+    // A change of the encryption is followed by one of what is stored.
+    for path in &needs.encryption_configs {
+        add(Source::Datastore, path);
+    }
     for path in &needs.audit_logs {
         add(Source::AuditLog, path);
     }
