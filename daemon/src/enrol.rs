@@ -128,6 +128,9 @@ pub async fn enrol(enrolment: Enrolment<'_>) -> Result<Enrolled, EnrolError> {
         None => EnrolError::Connect { address: address.clone(), why: error.to_string() },
     })?;
     let request = KeyAndRequest::generate()?;
+    // Before the token is spent: a folder that takes nothing must not cost one. The key beside the old one is not in
+    // use until its certificate is there.
+    folder.prepare(&request.key_pem)?;
     let answer = EnrollmentClient::new(channel)
         .max_decoding_message_size(limits::MESSAGE_BYTES)
         .enroll(v1::EnrollRequest {
@@ -163,7 +166,6 @@ pub async fn enrol(enrolment: Enrolment<'_>) -> Result<Enrolled, EnrolError> {
         trust_domain: answer.trust_domain.chars().take(253).collect(),
         renew_after: Timestamp::from_millisecond(answer.renew_after_unix_ms).ok().filter(|t| t.as_millisecond() > 0),
     };
-    folder.prepare(&request.key_pem)?;
     folder.install(&issued, &collector)?;
     Ok(Enrolled { node_id, not_after: certificate.not_after })
 }

@@ -60,6 +60,44 @@ fn a_token_works_once_and_its_secret_is_never_shown_again() {
 }
 
 #[test]
+fn root_enrols_for_the_user_to_whom_the_state_folder_belongs() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+    const DAEMON: u32 = 64_123;
+    let bench = Bench::new();
+    if std::fs::metadata(bench.dir.path()).unwrap().uid() != 0 {
+        eprintln!("not root: nothing to see here");
+        return;
+    }
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(bench.dir.path(), open.clone()).unwrap();
+    let state = |name: &str| {
+        let state = bench.daemon(name).state_dir();
+        std::fs::create_dir_all(&state).unwrap();
+        std::fs::set_permissions(state.parent().unwrap(), open.clone()).unwrap();
+        std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).unwrap();
+        chown(&state, Some(DAEMON), Some(DAEMON)).unwrap();
+        state
+    };
+    let good = state("good");
+    let output = bench.enroll("good", &bench.collector.token(&[]).unwrap());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let identity = good.join("identity");
+    let files = std::fs::read_dir(&identity).unwrap().map(|e| e.unwrap().path()).chain([identity.clone()]);
+    for path in files {
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (DAEMON, DAEMON), "{}", path.display());
+        assert_eq!(meta.permissions().mode() & 0o077, 0, "{}", path.display());
+    }
+    // The daemon's user laid a trap: its folder leads to a place of root's.
+    let (trapped, roots) = (state("trapped"), bench.dir.path().join("roots"));
+    std::fs::create_dir(&roots).unwrap();
+    symlink(&roots, trapped.join("identity")).unwrap();
+    let output = bench.enroll("trapped", &bench.collector.token(&[]).unwrap());
+    refused(&output, &["identity"]);
+    assert_eq!(std::fs::read_dir(&roots).unwrap().count(), 0, "root wrote where the link led");
+}
+
+#[test]
 fn a_wrong_secret_an_unknown_token_and_garbage_are_refused() {
     let bench = Bench::new();
     let token = bench.collector.token(&[]).unwrap();

@@ -91,10 +91,14 @@ fn read_token(from: impl std::io::Read, place: &str) -> Result<Zeroizing<String>
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    picket_service::private::keep_private().map_err(|e| Failure::failed("cannot start", e))?;
+    // Read first: root may read a file that the daemon's user may not.
+    let token = args.token()?;
+    become_owner(&args.state_dir)?;
     let enrolment = Enrolment {
         collector: args.collector.clone(),
         server_name: args.server_name.clone(),
-        token: args.token()?,
+        token,
         info: this_machine(),
         state: &args.state_dir,
         force: args.force,
@@ -114,6 +118,37 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     )
     .map_err(Failure::output)?;
     Ok(Outcome::Clean)
+}
+
+/// Run by root for a state folder that belongs to the daemon's own user, everything from here on is done as that
+/// user: the identity is then the daemon's to renew, and no link in a folder that another user controls can lead root
+/// elsewhere. A folder that is not there yet is root's until the service's first start hands it over.
+fn become_owner(state_dir: &std::path::Path) -> Result<(), Failure> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let meta = match std::fs::metadata(state_dir) {
+        Ok(meta) if meta.uid() != 0 => meta,
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::failed(format!("cannot look at {}", state_dir.display()), error)),
+    };
+    let (user, group) = (Uid::from_raw(meta.uid()), Gid::from_raw(meta.gid()));
+    setgroups(&[group])
+        .and_then(|()| setresgid(group, group, group))
+        .and_then(|()| setresuid(user, user, user))
+        .map_err(|e| {
+            Failure::failed(
+                format!(
+                    "cannot act as user {user}, to whom {} belongs; run this as that user (sudo -u picket picketd enroll …)",
+                    state_dir.display()
+                ),
+                std::io::Error::from(e),
+            )
+        })
 }
 
 /// What is known before anything of K3s was read; the daemon says the rest when it runs.

@@ -50,6 +50,9 @@ pub fn run(args: &Args) -> Result<Outcome, Failure> {
         super::is_folder(root)?;
     }
     let log = journal::init(&settings.log_level).map_err(|e| Failure::failed("cannot log", e))?;
+    if let Err(error) = picket_service::private::keep_private() {
+        tracing::warn!(%error, "a core dump of this process would hold secrets");
+    }
     // One thread for everything that waits; looks and disk writes run beside it, at most a few at a time.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
