@@ -189,6 +189,9 @@ pub(crate) fn rotated(path: &str) -> [String; 2] {
 
 /// Judges a control on modes or owners.
 pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
+    if crate::judge_cert_files::is_mine(control.expected.op) {
+        return crate::judge_cert_files::judge(ctx, control);
+    }
     let patterns = match patterns(ctx, control) {
         Ok(patterns) => patterns,
         Err(Unnamed::Unknown(reason)) => return vec![Row::unknown(subject(ctx, control), reason)],

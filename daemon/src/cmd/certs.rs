@@ -1,9 +1,11 @@
 //! `picketd certs`: every certificate of the node and how long it lasts.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use jiff::Timestamp;
-use picket_checks::{Catalogue, CertSource, Needs};
+use picket_checks::{Catalogue, CertSource, Needs, ServedFacts, compare_served, serving_ports};
 use picket_model::Observation;
 use serde::Serialize;
 
@@ -11,7 +13,8 @@ use super::Node;
 use crate::cli::{Failure, Outcome};
 use crate::report::table::{self, Style};
 use crate::report::text::printable;
-use crate::source::certificates;
+use crate::source::config::{effective, node_config, role_of};
+use crate::source::{certificates, served};
 
 /// Options of `picketd certs`.
 #[derive(Debug, clap::Args)]
@@ -70,6 +73,9 @@ struct Row {
     sans: Vec<String>,
     /// Whether the port that should serve it does; null where that was not checked.
     served_match: Option<bool>,
+    /// How what is served differs, for a person.
+    #[serde(skip)]
+    served: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -101,12 +107,37 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
             Observation::Absent => {}
         }
     }
+    let ports = ports(&host, &data_dir);
+    let seen = served::look(ports.iter().map(|(port, _)| *port), &|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    compare(&mut certificates.certificates, &ports, &seen);
     match args.output {
         Form::Json => crate::report::json(&certificates, out),
         Form::Table => table(&certificates, Style::of_stdout(), out),
     }
     .map_err(Failure::output)?;
     Ok(Outcome::Clean)
+}
+
+/// The ports of a live node whose K3s runs, and the file each should serve.
+fn ports(host: &picket_host::Host, data_dir: &str) -> Vec<(u16, String)> {
+    if !host.is_live() {
+        return Vec::new();
+    }
+    let Some(process) = host.k3s_process().ok().flatten() else { return Vec::new() };
+    let role = role_of(&process);
+    let config = node_config(&effective(host, Some(role)));
+    serving_ports(role, data_dir, Some(&config))
+}
+
+/// Says of the first certificate of each file whether its port serves it.
+fn compare(rows: &mut [Row], ports: &[(u16, String)], served: &BTreeMap<u16, Observation<ServedFacts>>) {
+    for row in rows.iter_mut().filter(|row| row.index == 0) {
+        let Some((port, _)) = ports.iter().find(|(_, file)| *file == row.file) else { continue };
+        let Some(facts) = served.get(port).and_then(Observation::value) else { continue };
+        let (same, words) = compare_served(facts, &row.sha256, row.not_before, row.not_after);
+        row.served_match = Some(same);
+        row.served = (!same).then(|| format!("127.0.0.1:{port} {words}"));
+    }
 }
 
 fn row(file: &str, certificate: certificates::Certificate, at: Timestamp) -> Row {
@@ -129,6 +160,7 @@ fn row(file: &str, certificate: certificates::Certificate, at: Timestamp) -> Row
         sha256: facts.sha256,
         sans: facts.sans,
         served_match: None,
+        served: None,
     }
 }
 
@@ -145,6 +177,11 @@ fn table(certificates: &Certificates, style: Style, out: &mut dyn Write) -> std:
         ]);
     }
     table::print(&table, out)?;
+    for row in &certificates.certificates {
+        if let Some(words) = &row.served {
+            writeln!(out, "not what is served: {}: {}", printable(&row.file), printable(words))?;
+        }
+    }
     for bad in &certificates.unreadable {
         writeln!(out, "not read: {}: {}", printable(&bad.file), printable(&bad.reason))?;
     }

@@ -134,7 +134,7 @@ fn data_dir_of(process: Option<&K3sProcess>, configuration: &Configuration) -> S
         .map_or_else(|| configuration.data_dir(), str::to_owned)
 }
 
-fn role_of(process: &K3sProcess) -> Role {
+pub(crate) fn role_of(process: &K3sProcess) -> Role {
     match process.role {
         ProcessRole::Server => Role::Server,
         ProcessRole::Agent => Role::Agent,

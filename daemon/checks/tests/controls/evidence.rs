@@ -183,6 +183,10 @@ fn losses() -> Vec<Loss> {
                 )
             },
         ),
+        ("keys unreadable", |s| blind_all(&mut s.keys), |c| c.expected.op == Op::MatchesKey),
+        ("keys not looked at", |s| s.keys.clear(), |c| c.expected.op == Op::MatchesKey),
+        ("ports unreadable", |s| s.served.values_mut().for_each(|p| *p = blind()), |c| c.expected.op == Op::Served),
+        ("ports not looked at", |s| s.served.clear(), |c| c.expected.op == Op::Served),
         ("datastore unreadable", |s| blind_all(&mut s.datastores), |c| c.expected.op == Op::StoredSecrets),
         ("datastore not looked at", |s| s.datastores.clear(), |c| c.expected.op == Op::StoredSecrets),
         ("registries unreadable", |s| s.registries = blind(), |c| c.id == "registries-tls-verified"),
@@ -287,14 +291,17 @@ fn every_control_that_a_node_can_judge_passes_on_one_of_the_good_nodes() {
         .filter(|id| !id.starts_with("podspec-") && !id.starts_with("kubelet-service-file"))
         .collect();
     // SQLite and an external datastore exclude embedded etcd; a server cannot tell whether it is alone.
-    assert_eq!(never, [
+    assert_eq!(
+        never,
+        [
             "k3s-sqlite-files",
             "k3s-flannel-encrypted",
             "k3s-datastore-tls",
             "secrets-stored-plain",
             "secrets-plain-in-history",
             "secrets-stored-under-old-key"
-        ]);
+        ]
+    );
 }
 
 #[test]
@@ -336,8 +343,10 @@ fn what_depends_on_a_changed_source_is_judged_again() {
 fn dependencies_are_complete() {
     // Whatever a loss changes must be found through the dependencies of the source that was lost.
     let policy = policy();
-    let losses: [(Change, Vec<SourceKey>); 10] = [
+    let losses: [(Change, Vec<SourceKey>); 12] = [
         (|s| blind_all(&mut s.datastores), vec![SourceKey::Datastore]),
+        (|s| blind_all(&mut s.keys), vec![SourceKey::Certificates]),
+        (|s| s.served.values_mut().for_each(|p| *p = blind()), vec![SourceKey::Served]),
         (
             |s| {
                 s.declared = blind();

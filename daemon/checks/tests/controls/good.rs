@@ -51,6 +51,37 @@ pub(crate) fn certificate(path: &str, index: u32) -> CertFacts {
     }
 }
 
+/// Bundles with their CA, keys that fit, ports that serve what is on disk, and nothing left behind by a rotation.
+fn seen_certificates(snap: &mut Snapshot, role: Role) {
+    snap.files.retain(|path, _| !path.contains("/tls-x/"));
+    for (path, entry) in &mut snap.files {
+        if ["/root-ca.key", "/intermediate-ca.key"].iter().any(|name| path.ends_with(name)) {
+            *entry = Observation::Absent;
+        }
+    }
+    for (path, list) in &mut snap.certificates {
+        let Observation::Value { value } = list else { continue };
+        let key = KeyFacts { key_sha256: value[0].key_sha256.clone() };
+        let place = path.strip_suffix(".crt").map_or_else(|| path.clone(), |stem| format!("{stem}.key"));
+        snap.keys.insert(place, Observation::from(key));
+        if path.contains("/serving-") {
+            value.push(CertFacts { is_ca: true, subject: value[0].issuer.clone(), ..certificate(path, 1) });
+        }
+    }
+    for (port, path) in serving_ports(role, DATA, None) {
+        let file = snap.certificates.get(&path).and_then(Observation::value).map(|list| &list[0]);
+        let served = file.map_or(Observation::Absent, |file| {
+            Observation::from(ServedFacts {
+                sha256: file.sha256.clone(),
+                subject: file.subject.clone(),
+                not_before: file.not_before,
+                not_after: file.not_after,
+            })
+        });
+        snap.served.insert(port, served);
+    }
+}
+
 /// Ten Secrets, all encrypted with the key of the encryption configuration.
 pub(crate) fn stored() -> StoredSecrets {
     let encrypted = BTreeMap::from([(("aescbc".to_owned(), "aescbckey".to_owned()), 10)]);
@@ -209,6 +240,7 @@ pub(crate) fn node(role: Role) -> Snapshot {
         .filter(|path| needs.certificates.iter().any(|p| p.matches(path)))
         .map(|path| (path.clone(), Observation::from(vec![certificate(path, 0)])))
         .collect();
+    seen_certificates(&mut snap, role);
     for (name, form) in [("token", "server"), ("agent-token", "node")] {
         snap.tokens.insert(
             format!("{DATA}/server/{name}"),
