@@ -3,7 +3,9 @@
 //! K3s goes on writing to the log it was started with, whatever its configuration says meanwhile. So a log that is no
 //! longer named is followed on: see [`AuditWatch::follow`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
@@ -12,7 +14,7 @@ use picket_host::{Host, Kind};
 use picket_ledger::{AppendError, AuditMark, LedgerHandle};
 use picket_model::{EventBody, Gap, GapReason};
 use picket_service::chain::Chain;
-use picket_tail::{Batch, Config, Cursor, Reader, StartAt, TailError};
+use picket_tail::{Batch, Config, Cursor, Oddity, Reader, StartAt, TailError};
 
 use crate::rules;
 use crate::settings::AuditStart;
@@ -98,8 +100,7 @@ impl AuditWatch {
             tracing::warn!(error = %Chain(&error), "what the audit rules remembered is lost");
         }
         let now = Instant::now();
-        let mut watch =
-            Self { host, start, ledger, board, logs: Vec::new(), detector, unkept: 0, kept_at: now };
+        let mut watch = Self { host, start, ledger, board, logs: Vec::new(), detector, unkept: 0, kept_at: now };
         watch.logs = cursors
             .into_iter()
             .map(|cursor| Log { cursor: Some(cursor.clone()), named: false, ..Log::new(cursor.path) })
@@ -152,12 +153,8 @@ impl AuditWatch {
             }
             !done
         });
-        let shown: Vec<_> = self
-            .logs
-            .iter()
-            .filter(|log| log.named || there(log))
-            .map(|log| log.path.clone())
-            .collect();
+        let shown: Vec<_> =
+            self.logs.iter().filter(|log| log.named || there(log)).map(|log| log.path.clone()).collect();
         self.board.update(|state| {
             let mut shown = shown.into_iter();
             state.audit.path = shown.next();
@@ -199,7 +196,11 @@ impl AuditWatch {
             }
         }
         let trouble = self.logs.iter().find_map(|log| log.trouble.clone());
-        self.board.update(|state| state.audit.error = trouble);
+        let behind = self.logs.iter().filter_map(|log| log.reader.as_ref()).map(Reader::behind).sum();
+        self.board.update(|state| {
+            state.audit.error = trouble;
+            state.audit.behind = behind;
+        });
         Ok(more)
     }
 
@@ -212,11 +213,8 @@ impl AuditWatch {
     }
 
     fn read(&mut self, at: usize) -> Result<Option<Batch>, TailError> {
-        let Some((path, cursor)) = self
-            .logs
-            .get(at)
-            .filter(|log| log.reader.is_none())
-            .map(|log| (log.path.clone(), log.cursor.clone()))
+        let Some((path, cursor)) =
+            self.logs.get(at).filter(|log| log.reader.is_none()).map(|log| (log.path.clone(), log.cursor.clone()))
         else {
             let reader = self.logs.get_mut(at).and_then(|log| log.reader.as_mut());
             return reader.map(|reader| reader.poll(BUDGET)).transpose();
@@ -264,6 +262,8 @@ impl AuditWatch {
         let mut detections = Vec::new();
         let (mut events, mut malformed, mut last) = (0u64, 0u64, None);
         let mut first_bad = None;
+        let now = self.host.now();
+        let mut bad_in: BTreeMap<Arc<str>, (u64, u64)> = BTreeMap::new();
         for line in &batch.lines {
             let position = Position { file: &line.file, line: line.number };
             each_event(&line.bytes, |event| match event {
@@ -274,13 +274,29 @@ impl AuditWatch {
                 }
                 Err(error) => {
                     malformed += 1;
+                    bad_in.entry(Arc::clone(&line.file)).or_insert((line.number, 0)).1 += 1;
                     first_bad.get_or_insert_with(|| format!("line {} of {}: {error}", line.number, line.file));
                 }
             });
         }
+        for sign in &batch.signs {
+            let rule = match sign.oddity {
+                Oddity::Truncated | Oddity::Unlinked => "audit-log-tampered",
+                Oddity::TooLong => "audit-unparsable-line",
+            };
+            let position = Position { file: &sign.file, line: sign.line };
+            self.detector.sign(rule, position, now, 1, &mut detections);
+            if sign.oddity == Oddity::Unlinked {
+                tracing::error!(file = &*sign.file, "the audit log was deleted while its writer holds it open");
+            }
+        }
+        for (file, (line, count)) in &bad_in {
+            let position = Position { file, line: *line };
+            self.detector.sign("audit-unparsable-line", position, now, *count, &mut detections);
+        }
         // While there is more to read, time is what the log says: the clock is ahead of events that are still to come.
         if !batch.more
-            && let Ok(now) = self.host.now().checked_sub(GRACE)
+            && let Ok(now) = now.checked_sub(GRACE)
         {
             self.detector.tick(now, &mut detections);
         }

@@ -139,6 +139,11 @@ impl Library {
             self.error(file, line, "logsource must be product: kubernetes, service: audit; no other log is read here");
             return;
         }
+        if rule.id.is_empty() || rule.id.len() > 128 || rule.id.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            let what = "name or id must have 1 to 128 characters and no blanks: detections are known by it";
+            self.error(file, line_of(document, start, "name:"), what);
+            return;
+        }
         if let Some(other) = self.rules.iter().find(|known| known.id == rule.id) {
             let what = match &other.origin {
                 None => {
@@ -174,6 +179,9 @@ impl Library {
                     .to_owned()),
             };
             match made {
+                Ok((_, rule)) if rule.id.is_empty() || rule.id.len() > 128 => {
+                    self.error(&file, line, "name or id must have 1 to 128 characters");
+                }
                 Ok((_, rule)) if self.rules.iter().any(|known| known.id == rule.id) => {
                     self.error(&file, line, format!("{} is the id of another rule too; choose another", rule.id));
                 }

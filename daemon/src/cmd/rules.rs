@@ -75,11 +75,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
             Ok(Outcome::Clean)
         }
         Command::Check { files, folder } => {
-            let library = usable(if files.is_empty() {
-                rules::of_folder(&folder.rules_dir)
-            } else {
-                rules::of_files(files)
-            })?;
+            let library =
+                usable(if files.is_empty() { rules::of_folder(&folder.rules_dir) } else { rules::of_files(files) })?;
             check(&library, out).map_err(Failure::output)
         }
         Command::Test { file, logs, output } => {

@@ -20,4 +20,4 @@ mod source;
 mod splitter;
 
 pub use cursor::{Cursor, FileMark, Fingerprint};
-pub use reader::{Batch, Config, Line, Reader, StartAt, TailError};
+pub use reader::{Batch, Config, Line, Oddity, Reader, Sign, StartAt, TailError};

@@ -63,6 +63,28 @@ pub struct Line {
     pub offset: u64,
 }
 
+/// What nobody who only writes to the log does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oddity {
+    /// The log was made shorter, written anew, or has a hole of NUL bytes.
+    Truncated,
+    /// The log has no name any more, and its writer still holds it.
+    Unlinked,
+    /// A line is longer than the limit.
+    TooLong,
+}
+
+/// Something odd, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sign {
+    /// What.
+    pub oddity: Oddity,
+    /// The file, in the node's own terms.
+    pub file: Arc<str>,
+    /// The line, 0 when not known.
+    pub line: u64,
+}
+
 /// What a look brought.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
@@ -72,6 +94,8 @@ pub struct Batch {
     pub cursor: Cursor,
     /// What was lost. Counts of lines are 0 where nobody can know.
     pub gaps: Vec<Gap>,
+    /// What was odd about the log itself.
+    pub signs: Vec<Sign>,
     /// The budget was used up: there is more to read at once.
     pub more: bool,
 }
@@ -125,6 +149,8 @@ struct Active {
     shown: Arc<str>,
     source: Source,
     splitter: Splitter,
+    /// It was told that the file has no name any more.
+    unlinked: bool,
 }
 
 /// Follows one audit log.
@@ -136,6 +162,7 @@ pub struct Reader {
     known: BTreeSet<Stamp>,
     active: Option<Active>,
     gaps: Vec<Gap>,
+    signs: Vec<Sign>,
     buffer: Vec<u8>,
 }
 
@@ -146,8 +173,15 @@ impl Reader {
     /// When the log or its folder is there and cannot be read.
     pub fn open(config: Config, cursor: Option<Cursor>) -> Result<Self, TailError> {
         let names = Names::of(&config.path);
-        let mut reader =
-            Self { config, names, known: BTreeSet::new(), active: None, gaps: Vec::new(), buffer: Vec::new() };
+        let mut reader = Self {
+            config,
+            names,
+            known: BTreeSet::new(),
+            active: None,
+            gaps: Vec::new(),
+            signs: Vec::new(),
+            buffer: Vec::new(),
+        };
         match cursor.filter(|c| c.path == reader.config.shown) {
             Some(cursor) => reader.resume(cursor)?,
             None => reader.begin()?,
@@ -209,10 +243,42 @@ impl Reader {
         };
         let more = match outcome {
             Ok(more) => more,
-            Err(error) if lines.is_empty() && self.gaps.is_empty() => return Err(error),
+            Err(error) if lines.is_empty() && self.gaps.is_empty() && self.signs.is_empty() => return Err(error),
             Err(_) => false,
         };
-        Ok(Batch { lines, cursor: self.cursor(), gaps: std::mem::take(&mut self.gaps), more })
+        let (gaps, signs) = (std::mem::take(&mut self.gaps), std::mem::take(&mut self.signs));
+        Ok(Batch { lines, cursor: self.cursor(), gaps, signs, more })
+    }
+
+    /// How many bytes are there that were not read yet, as far as can be seen from outside: a gzipped log counts with
+    /// its size on disk, and the one being read not at all.
+    pub fn behind(&self) -> u64 {
+        let size = |path: &Path| Identity::at(path).ok().flatten().map_or(0, |(_, size)| size);
+        let (here, reading, rest) = match &self.active {
+            None => (0, None, true),
+            Some(active) => {
+                let here = active.source.size().unwrap_or(0).saturating_sub(active.source.pos());
+                match &active.kind {
+                    Kind::Live { replaced } => (here, None, *replaced),
+                    Kind::Backup(stamp) => (here, Some(stamp), true),
+                    Kind::Moved => (here, None, true),
+                }
+            }
+        };
+        if !rest {
+            return here;
+        }
+        let unread = self
+            .list()
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(stamp, _)| !self.known.contains(stamp) && Some(stamp) != reading);
+        let rotated: u64 = unread.map(|(_, backup)| backup.plain.or(backup.gzip).map_or(0, |path| size(&path))).sum();
+        here + rotated + size(&self.config.path)
+    }
+
+    fn sign(&mut self, oddity: Oddity, file: Arc<str>, line: u64) {
+        self.signs.push(Sign { oddity, file, line });
     }
 
     fn gap(&mut self, count: u64, detail: String) {
@@ -251,6 +317,7 @@ impl Reader {
                         shown: self.shown(&path),
                         path,
                         source,
+                        unlinked: false,
                         splitter: if whole { splitter } else { splitter.drop_first() },
                     });
                 }
@@ -295,10 +362,13 @@ impl Reader {
             }
         }
         let detail = match (Identity::at(&self.config.path), mark.stamp) {
-            (Ok(Some((identity, _))), None) if identity == (Identity { dev: mark.dev, ino: mark.ino }) => format!(
-                "{} was truncated while nobody was reading it; what was written after byte {} is lost",
-                self.config.shown, mark.offset
-            ),
+            (Ok(Some((identity, _))), None) if identity == (Identity { dev: mark.dev, ino: mark.ino }) => {
+                self.sign(Oddity::Truncated, self.config.shown.as_str().into(), 0);
+                format!(
+                    "{} was truncated while nobody was reading it; what was written after byte {} is lost",
+                    self.config.shown, mark.offset
+                )
+            }
             _ => format!(
                 "the log that was being read is gone from {}; what was written to it after byte {} is lost",
                 self.config.shown, mark.offset
@@ -356,6 +426,7 @@ impl Reader {
             path: path.to_owned(),
             source,
             splitter: Splitter::new(self.config.max_line, mark.offset, mark.lines),
+            unlinked: false,
         });
         Ok(true)
     }
@@ -370,7 +441,8 @@ impl Reader {
 
     fn start(&mut self, kind: Kind, path: &Path, source: Source) {
         let splitter = Splitter::new(self.config.max_line, 0, Some(0));
-        self.active = Some(Active { kind, shown: self.shown(path), path: path.to_owned(), source, splitter });
+        self.active =
+            Some(Active { kind, shown: self.shown(path), path: path.to_owned(), source, splitter, unlinked: false });
     }
 
     /// Opens the next file: the oldest rotated log that is not done with, else the log itself.
@@ -473,9 +545,11 @@ impl Reader {
                 }
                 Piece::TooLong { bytes, number } => {
                     let limit = self.config.max_line;
+                    self.sign(Oddity::TooLong, Arc::clone(&file), number);
                     self.gap(1, format!("line {number} of {file} has {bytes} bytes, more than the limit of {limit}"));
                 }
                 Piece::Torn { offset } => {
+                    self.sign(Oddity::Truncated, Arc::clone(&file), 0);
                     self.gap(0, format!("{file} was cut while it was written: lines before byte {offset} are missing"));
                 }
             }
@@ -491,6 +565,8 @@ impl Reader {
         );
         active.source.rewind().map_err(|source| TailError::Read { path: active.path.clone(), source })?;
         active.splitter = Splitter::new(self.config.max_line, 0, Some(0));
+        let shown = Arc::clone(&active.shown);
+        self.sign(Oddity::Truncated, shown, 0);
         self.gap(0, detail);
         Ok(())
     }
@@ -511,8 +587,18 @@ impl Reader {
                 return Ok(false);
             }
             Some((_, size)) => size,
-            // Between a rename and the new file the name is missing for a moment.
-            None => 0,
+            // Between a rename and the new file the name is missing for a moment, but the old file has another then.
+            None => {
+                if !active.unlinked && active.source.has_no_name() {
+                    active.unlinked = true;
+                    self.signs.push(Sign {
+                        oddity: Oddity::Unlinked,
+                        file: Arc::clone(&active.shown),
+                        line: active.splitter.lines().unwrap_or(0),
+                    });
+                }
+                0
+            }
         };
         if size == 0 && self.list()?.keys().all(|s| self.known.contains(s)) {
             // Nothing follows yet. A foreign rename leaves the API server writing to the old file.

@@ -102,6 +102,22 @@ impl Source {
         self.print.extend_from_slice(bytes.get(..room).unwrap_or_default());
     }
 
+    /// Its size on disk.
+    pub(crate) fn size(&self) -> io::Result<u64> {
+        match &self.bytes {
+            Bytes::Plain(file) => Ok(file.metadata()?.len()),
+            Bytes::Gzip(_) => Ok(0),
+        }
+    }
+
+    /// Whether the file was deleted and is only held open.
+    pub(crate) fn has_no_name(&self) -> bool {
+        match &self.bytes {
+            Bytes::Plain(file) => file.metadata().is_ok_and(|meta| meta.nlink() == 0),
+            Bytes::Gzip(_) => false,
+        }
+    }
+
     /// What the file is recognised by, from what lies before `end`.
     pub(crate) fn fingerprint(&self, end: u64) -> Fingerprint {
         let len = usize::try_from(end.saturating_sub(self.print_at)).unwrap_or(usize::MAX).min(self.print.len());
