@@ -1,5 +1,6 @@
 //! The outputs of the one-shot commands. A report is computed once; each form only prints it.
 
+pub mod benchmark;
 pub mod csv;
 pub mod junit;
 pub mod ocsf;
@@ -13,6 +14,8 @@ use std::io::{self, Write};
 use jiff::Timestamp;
 use picket_model::{NodeInfo, Severity, Status, Verdict};
 use serde::Serialize;
+
+use crate::local::Waived;
 
 /// The forms `picketd scan` can print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -52,6 +55,10 @@ pub struct Report {
     pub node: Node,
     /// One row a subject, in the catalogue's order.
     pub verdicts: Vec<Verdict>,
+    /// Which of them are waived, by index.
+    pub waived: BTreeMap<usize, Waived>,
+    /// The benchmark version asked for.
+    pub benchmark: Option<String>,
 }
 
 /// How many controls ended how.
@@ -72,29 +79,34 @@ pub struct Summary {
 impl Report {
     /// Counts controls; each counts as its worst row.
     pub fn summary(&self) -> Summary {
-        let mut worst: BTreeMap<&str, Status> = BTreeMap::new();
-        for verdict in &self.verdicts {
-            let status = worst.entry(verdict.control.as_str()).or_insert(verdict.status);
-            if verdict.status.weight() > status.weight() {
-                *status = verdict.status;
-            }
-        }
-        let mut summary = Summary::default();
-        for status in worst.into_values() {
-            *match status {
-                Status::Pass => &mut summary.pass,
-                Status::Fail => &mut summary.fail,
-                Status::Unknown => &mut summary.unknown,
-                Status::NotApplicable => &mut summary.not_applicable,
-                Status::Manual => &mut summary.manual,
-            } += 1;
-        }
-        summary
+        Summary::of(worst(self.verdicts.iter()).into_values())
     }
 
-    /// Whether anything failed at this severity or above.
+    /// Whether anything failed at this severity or above and is not waived.
     pub fn fails_at(&self, severity: Severity) -> bool {
-        self.verdicts.iter().any(|v| v.status == Status::Fail && v.severity >= severity)
+        self.rows().any(|(v, waived)| v.status == Status::Fail && v.severity >= severity && waived.is_none())
+    }
+
+    /// Each verdict, and whether it is waived.
+    pub fn rows(&self) -> impl Iterator<Item = (&Verdict, Option<&Waived>)> {
+        self.verdicts.iter().enumerate().map(|(index, verdict)| (verdict, self.waived.get(&index)))
+    }
+
+    /// Keeps only what stands in the benchmark version asked for.
+    pub fn keep_benchmark(&mut self) {
+        let Some(version) = &self.benchmark else { return };
+        let mut waived = BTreeMap::new();
+        let mut kept = Vec::new();
+        for (index, verdict) in std::mem::take(&mut self.verdicts).into_iter().enumerate() {
+            if verdict.cis.contains_key(version) {
+                if let Some(waiver) = self.waived.remove(&index) {
+                    waived.insert(kept.len(), waiver);
+                }
+                kept.push(verdict);
+            }
+        }
+        self.verdicts = kept;
+        self.waived = waived;
     }
 
     /// Prints the report in a form.
@@ -118,10 +130,53 @@ impl Report {
             schema: &'static str,
             node: &'a Node,
             summary: Summary,
-            verdicts: &'a [Verdict],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            benchmark: Option<benchmark::Benchmark>,
+            verdicts: Vec<Row<'a>>,
         }
-        Scan { schema: "picket.scan/v1", node: &self.node, summary: self.summary(), verdicts: &self.verdicts }
+        #[derive(Serialize)]
+        struct Row<'a> {
+            #[serde(flatten)]
+            verdict: &'a Verdict,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            waived: Option<&'a Waived>,
+        }
+        Scan {
+            schema: "picket.scan/v1",
+            node: &self.node,
+            summary: self.summary(),
+            benchmark: benchmark::Benchmark::of(self),
+            verdicts: self.rows().map(|(verdict, waived)| Row { verdict, waived }).collect(),
+        }
     }
+}
+
+impl Summary {
+    fn of(statuses: impl IntoIterator<Item = Status>) -> Self {
+        let mut summary = Self::default();
+        for status in statuses {
+            *match status {
+                Status::Pass => &mut summary.pass,
+                Status::Fail => &mut summary.fail,
+                Status::Unknown => &mut summary.unknown,
+                Status::NotApplicable => &mut summary.not_applicable,
+                Status::Manual => &mut summary.manual,
+            } += 1;
+        }
+        summary
+    }
+}
+
+/// What each control counts as: its worst row.
+fn worst<'a>(verdicts: impl Iterator<Item = &'a Verdict>) -> BTreeMap<&'a str, Status> {
+    let mut worst: BTreeMap<&str, Status> = BTreeMap::new();
+    for verdict in verdicts {
+        let status = worst.entry(verdict.control.as_str()).or_insert(verdict.status);
+        if verdict.status.weight() > status.weight() {
+            *status = verdict.status;
+        }
+    }
+    worst
 }
 
 /// Prints a value as indented JSON with a newline at the end.

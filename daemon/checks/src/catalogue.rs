@@ -1,7 +1,10 @@
 //! The catalogue of controls: data, not code. Its vocabulary is documented at the top of `catalogue/controls.yaml`.
 
+mod custom;
+
 use std::collections::BTreeMap;
 
+pub use custom::{CustomControls, CustomProblem};
 use picket_model::Severity;
 use serde::Deserialize;
 use serde_json::Value;

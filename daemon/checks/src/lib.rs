@@ -43,8 +43,8 @@ pub use apiserver_auth::{Anonymous, AuthenticationConfig, AuthorizationConfig};
 pub use audit_entries::{AuditEntries, Counted};
 pub use audit_policy::{AuditPolicy, AuditRule, GroupResources, Level};
 pub use catalogue::{
-    Assessment, Catalogue, CatalogueError, Control, Expected, IfAbsent, Modifier, Op, Scope, Source, Standing, Term,
-    Terms,
+    Assessment, Catalogue, CatalogueError, Control, CustomControls, CustomProblem, Expected, IfAbsent, Modifier, Op,
+    Scope, Source, Standing, Term, Terms,
 };
 pub use document::{DocumentError, MAX_DOCUMENT, parse_yaml_map};
 pub use encryption::{EncryptionConfig, EncryptionGroup, EncryptionState, Provider};

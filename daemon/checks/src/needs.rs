@@ -167,6 +167,14 @@ impl Needs {
         ]
         .map(FilePattern::new)
         .into();
+        // Controls of administrators may name others.
+        for what in catalogue.controls().iter().filter(|c| c.source == Source::X509).flat_map(|c| &c.what) {
+            let path = in_data_dir(what, data_dir);
+            if path.starts_with('/') && !certificates.iter().any(|known| known.as_str() == path || known.matches(&path))
+            {
+                certificates.push(FilePattern::new(path));
+            }
+        }
         let mut files = of_controls(catalogue, data_dir, configs);
         files.extend(certificates.iter().cloned());
         files.extend(encryption_configs.iter().map(FilePattern::new));
@@ -215,6 +223,14 @@ impl Needs {
     }
 }
 
+/// A path of the catalogue with the node's own data dir.
+fn in_data_dir(path: &str, data_dir: &str) -> String {
+    match path.strip_prefix("<data-dir>").or_else(|| path.strip_prefix(DEFAULT_DATA_DIR)) {
+        Some(rest) => format!("{data_dir}{rest}"),
+        None => path.to_owned(),
+    }
+}
+
 /// Absolute paths a flag of the API server names in any of the configurations.
 fn named(configs: &[&NodeConfig], flag: &str) -> Vec<String> {
     let mut paths: Vec<String> = configs
@@ -254,10 +270,7 @@ fn of_controls(catalogue: &Catalogue, data_dir: &str, configs: &[&NodeConfig]) -
                     out.extend(named(configs, "audit-policy-file").iter().map(FilePattern::new));
                 }
                 path => {
-                    let path = match path.strip_prefix("<data-dir>").or_else(|| path.strip_prefix(DEFAULT_DATA_DIR)) {
-                        Some(rest) => format!("{data_dir}{rest}"),
-                        None => path.to_owned(),
-                    };
+                    let path = in_data_dir(path, data_dir);
                     if path.starts_with('/') && !path.contains([' ', ':', '(']) {
                         out.push(FilePattern::new(path));
                     }

@@ -42,6 +42,11 @@ impl Policy {
         versions
     }
 
+    /// Whether a control stands in the benchmark version asked for.
+    pub fn asked_for(&self, control: &Control) -> bool {
+        self.benchmark.as_ref().is_some_and(|version| control.cis.contains_key(version))
+    }
+
     /// Whether a control gives rows at all.
     pub fn lists(&self, control: &Control) -> bool {
         if control.expected.op == Op::ReportEach {
@@ -52,7 +57,7 @@ impl Policy {
         }
         match control.status {
             Standing::Current => true,
-            Standing::Legacy => self.benchmark.as_ref().is_some_and(|version| control.cis.contains_key(version)),
+            Standing::Legacy => self.asked_for(control),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! `picketd scan`: judges the node once. No daemon, no collector, nothing kept.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use picket_checks::Policy;
@@ -9,6 +12,7 @@ use picket_model::{NodeInfo, Severity};
 
 use super::{Node, RoleAsked};
 use crate::cli::{Failure, Outcome};
+use crate::local::{self, Local};
 use crate::report::table::Style;
 use crate::report::{self, Form, Report};
 use crate::source::{self, Ask, Memory, Seen};
@@ -22,9 +26,18 @@ pub struct Args {
     /// Role of the node, where its files do not tell
     #[arg(long, value_enum, default_value_t = RoleAsked::Auto)]
     pub role: RoleAsked,
-    /// Limits and retired controls of this CIS benchmark version, such as 1.8
+    /// Report on this CIS benchmark version, such as 2.1: every one of its numbers, its limits, a summary by section
     #[arg(long, value_name = "VERSION")]
     pub benchmark: Option<String>,
+    /// Leave out controls that are not in --benchmark
+    #[arg(long, requires = "benchmark")]
+    pub only_benchmark: bool,
+    /// Folder with controls of your own [default: /etc/picket/controls.d of the node]
+    #[arg(long, value_name = "DIR")]
+    pub controls: Option<PathBuf>,
+    /// File with waivers [default: /etc/picket/waivers.yaml of the node]
+    #[arg(long, value_name = "FILE")]
+    pub waivers: Option<PathBuf>,
     /// Judge what depends on time as of this moment instead of now
     #[arg(long, value_name = "RFC3339")]
     pub at: Option<Timestamp>,
@@ -43,9 +56,14 @@ pub struct Args {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let policy = policy(args.benchmark.as_deref())?;
     let host = args.node.host(args.at)?;
+    let local = local(args, &host, &policy)?;
     let memory = Memory::none();
-    let ask = Ask { role: args.role.role(), memory: &memory, catalogue: &policy.catalogue };
-    let report = scan(&host, &ask, &policy);
+    let ask = Ask { role: args.role.role(), memory: &memory, catalogue: &local.policy.catalogue };
+    let mut report = scan(&host, &ask, &local.policy);
+    report.waived = local.overlay(&mut report.verdicts, report.node.at);
+    if args.only_benchmark {
+        report.keep_benchmark();
+    }
     report.print(args.output, Style::of_stdout(), out).map_err(Failure::output)?;
     Ok(match args.fail_on {
         Some(severity) if report.fails_at(severity) => Outcome::Findings,
@@ -69,11 +87,33 @@ fn policy(benchmark: Option<&str>) -> Result<Policy, Failure> {
     Ok(policy)
 }
 
+/// What administrators added: what the command line names, else what the node itself has.
+fn local(args: &Args, host: &Host, policy: &Policy) -> Result<Local, Failure> {
+    // A place on the command line is this machine's, whatever stands for the node.
+    let outside = match args.controls.is_some() || args.waivers.is_some() {
+        true => Some(
+            Host::rooted(Path::new("/"), Arc::clone(host.clock()))
+                .map_err(|e| Failure::failed("cannot look for controls and waivers", e))?,
+        ),
+        false => None,
+    };
+    let place = |given: &Option<PathBuf>, usual: &str| -> Result<PathBuf, Failure> {
+        let Some(path) = given else { return Ok(usual.into()) };
+        if !path.exists() {
+            return Err(Failure::Usage(format!("{}: no such file or folder", path.display())));
+        }
+        std::path::absolute(path).map_err(|e| Failure::failed(format!("cannot use {}", path.display()), e))
+    };
+    let (controls, waivers) = (place(&args.controls, local::CONTROLS)?, place(&args.waivers, local::WAIVERS)?);
+    let of = |given: &Option<PathBuf>| if given.is_some() { outside.as_ref().unwrap_or(host) } else { host };
+    Ok(Local::read(policy, (of(&args.controls), &controls), (of(&args.waivers), &waivers)))
+}
+
 /// Looks at the node and judges it.
 pub fn scan(host: &Host, ask: &Ask<'_>, policy: &Policy) -> Report {
     let seen = source::observe(host, ask);
     let verdicts = picket_checks::evaluate(&seen.snapshot, policy);
-    Report { node: describe(host, &seen), verdicts }
+    Report { node: describe(host, &seen), verdicts, waived: BTreeMap::new(), benchmark: policy.benchmark.clone() }
 }
 
 /// What a node says of itself.
@@ -89,6 +129,7 @@ pub fn describe(host: &Host, seen: &Seen) -> report::Node {
             k3s_version: seen.snapshot.k3s_version.clone(),
             picket_version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: host.kernel().unwrap_or_default(),
+            token_since: seen.server_token().and_then(|t| t.first_seen),
         },
         data_dir: seen.snapshot.data_dir.clone(),
         rooted: seen.snapshot.rooted,

@@ -8,10 +8,26 @@ use super::Report;
 pub(super) fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let mut writer = ::csv::Writer::from_writer(out);
     writer.write_record([
-        "control", "subject", "status", "severity", "title", "observed", "expected", "state", "path", "line", "layer",
-        "detail", "cis_2_1", "remedy",
+        "control",
+        "subject",
+        "status",
+        "severity",
+        "title",
+        "observed",
+        "expected",
+        "state",
+        "path",
+        "line",
+        "layer",
+        "detail",
+        "cis_2_1",
+        "remedy",
+        "cis_number",
+        "waived_until",
+        "waived_reason",
     ])?;
-    for v in &report.verdicts {
+    let version = report.benchmark.as_deref().unwrap_or("2.1");
+    for (v, waived) in report.rows() {
         let first = v.evidence.first().cloned().unwrap_or_default();
         writer.write_record(
             [
@@ -29,6 +45,9 @@ pub(super) fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
                 first.detail,
                 v.cis.get("2.1").cloned().unwrap_or_default(),
                 v.remedy.clone(),
+                v.cis.get(version).cloned().unwrap_or_default(),
+                waived.map(|w| w.expires.to_string()).unwrap_or_default(),
+                waived.map(|w| w.reason.clone()).unwrap_or_default(),
             ]
             .map(harmless),
         )?;

@@ -1,36 +1,64 @@
 //! JUnit XML: a control is a test class, a subject a test case.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use picket_model::{Status, Verdict};
 
 use super::Report;
+use super::benchmark::Number;
 use super::table::place;
+use crate::local::Waived;
 
 /// Prints the report.
 pub(super) fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    let count = |status: Status| report.verdicts.iter().filter(|v| v.status == status).count();
-    let skipped = count(Status::NotApplicable) + count(Status::Manual);
+    let mut suites: BTreeMap<Option<Number>, Vec<Case<'_>>> = BTreeMap::new();
+    for case in report.rows() {
+        let number = report.benchmark.as_ref().and_then(|version| case.0.cis.get(version));
+        suites.entry(number.map(|n| Number::new(n).section())).or_default().push(case);
+    }
     writeln!(out, r#"<?xml version="1.0" encoding="UTF-8"?>"#)?;
     writeln!(out, "<testsuites>")?;
-    writeln!(
-        out,
-        r#"  <testsuite name="picketd scan" hostname="{}" timestamp="{}" tests="{}" failures="{}" errors="{}" skipped="{skipped}">"#,
-        escape(&report.node.info.hostname),
-        report.node.at,
-        report.verdicts.len(),
-        count(Status::Fail),
-        count(Status::Unknown),
-    )?;
-    for verdict in &report.verdicts {
-        case(verdict, out)?;
+    for (section, cases) in &suites {
+        let name = match (section, &report.benchmark) {
+            (Some(section), Some(version)) => format!("CIS {version} section {}", section.as_str()),
+            _ => "picketd scan".to_owned(),
+        };
+        suite(report, &name, cases, out)?;
     }
-    writeln!(out, "  </testsuite>")?;
     writeln!(out, "</testsuites>")
 }
 
-fn case(v: &Verdict, out: &mut dyn Write) -> io::Result<()> {
+type Case<'a> = (&'a Verdict, Option<&'a Waived>);
+
+fn suite(report: &Report, name: &str, cases: &[Case<'_>], out: &mut dyn Write) -> io::Result<()> {
+    let count = |statuses: &[Status]| {
+        cases.iter().filter(|(v, waived)| waived.is_none() && statuses.contains(&v.status)).count()
+    };
+    let waived = cases.iter().filter(|(_, waived)| waived.is_some()).count();
+    writeln!(
+        out,
+        r#"  <testsuite name="{}" hostname="{}" timestamp="{}" tests="{}" failures="{}" errors="{}" skipped="{}">"#,
+        escape(name),
+        escape(&report.node.info.hostname),
+        report.node.at,
+        cases.len(),
+        count(&[Status::Fail]),
+        count(&[Status::Unknown]),
+        count(&[Status::NotApplicable, Status::Manual]) + waived,
+    )?;
+    for (verdict, waived) in cases {
+        case(verdict, *waived, out)?;
+    }
+    writeln!(out, "  </testsuite>")
+}
+
+fn case(v: &Verdict, waived: Option<&Waived>, out: &mut dyn Write) -> io::Result<()> {
     write!(out, r#"    <testcase classname="{}" name="{}""#, escape(&v.control), escape(&v.subject))?;
+    if let Some(waived) = waived {
+        let why = format!("waived until {}: {} ({}: {})", waived.expires, waived.reason, v.status, v.observed);
+        return writeln!(out, "><skipped message=\"{}\"/></testcase>", escape(&why));
+    }
     let (element, kind) = match v.status {
         Status::Pass => return writeln!(out, "/>"),
         Status::Fail => ("failure", v.severity.as_str()),

@@ -7,6 +7,7 @@ use picket_model::{Evidence, Severity, Status, Verdict};
 use serde_json::{Value, json};
 
 use super::Report;
+use crate::local::Waived;
 
 /// The report as a SARIF document.
 pub(super) fn document(report: &Report) -> Value {
@@ -19,9 +20,14 @@ pub(super) fn document(report: &Report) -> Value {
         }
     }
     let results: Vec<Value> = report
-        .verdicts
-        .iter()
-        .map(|v| result(v, numbers.get(v.control.as_str()).copied().unwrap_or_default()))
+        .rows()
+        .map(|(v, waived)| {
+            let mut result = result(v, numbers.get(v.control.as_str()).copied().unwrap_or_default());
+            if let (Some(waived), Some(object)) = (waived, result.as_object_mut()) {
+                object.insert("suppressions".to_owned(), json!([suppression(waived)]));
+            }
+            result
+        })
         .collect();
     json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -33,7 +39,7 @@ pub(super) fn document(report: &Report) -> Value {
                 "rules": rules,
             }},
             "invocations": [{ "executionSuccessful": true, "endTimeUtc": report.node.at.to_string() }],
-            "properties": { "node": report.node },
+            "properties": { "node": report.node, "benchmark": super::benchmark::Benchmark::of(report) },
             "results": results,
         }],
     })
@@ -69,6 +75,16 @@ fn result(v: &Verdict, rule: usize) -> Value {
         "locations": v.evidence.iter().filter_map(location).collect::<Vec<_>>(),
         "partialFingerprints": { "picketSubject/v1": format!("{}#{}", v.control, v.subject) },
         "properties": { "subject": v.subject, "status": v.status, "severity": v.severity, "state": v.state },
+    })
+}
+
+/// A waiver: accepted outside the tool.
+fn suppression(waived: &Waived) -> Value {
+    json!({
+        "kind": "external",
+        "status": "accepted",
+        "justification": waived.reason,
+        "properties": { "expires": waived.expires },
     })
 }
 

@@ -5,8 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use picket_model::{Evidence, Severity, Status, Verdict};
 
-use super::Report;
+use super::benchmark::Benchmark;
 use super::text::{printable, short};
+use super::{Report, Summary};
 
 /// How a table is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,16 +74,24 @@ pub(super) fn scan(report: &Report, style: Style, out: &mut dyn Write) -> io::Re
     let name = if node.info.hostname.is_empty() { "(no host name)" } else { &node.info.hostname };
     writeln!(out, "{}  {role}  {version}  {}", printable(name), node.at)?;
 
-    let mut rows: Vec<&Verdict> =
-        report.verdicts.iter().filter(|v| matches!(v.status, Status::Fail | Status::Unknown)).collect();
+    let of_number = |v: &Verdict| report.benchmark.as_ref().and_then(|version| v.cis.get(version)).cloned();
+    let mut rows: Vec<&Verdict> = report
+        .rows()
+        .filter(|(v, waived)| waived.is_none() && matches!(v.status, Status::Fail | Status::Unknown))
+        .map(|(v, _)| v)
+        .collect();
     rows.sort_by(|a, b| {
         (b.status.weight(), b.severity).cmp(&(a.status.weight(), a.severity)).then_with(|| a.control.cmp(&b.control))
     });
     if !rows.is_empty() {
         writeln!(out)?;
-        let mut table = table(style, &["STATUS", "SEVERITY", "CONTROL", "SUBJECT", "SEEN", "WANTED", "WHERE"]);
+        let mut header = vec!["STATUS", "SEVERITY", "CONTROL", "SUBJECT", "SEEN", "WANTED", "WHERE"];
+        if report.benchmark.is_some() {
+            header.insert(0, "CIS");
+        }
+        let mut table = table(style, &header);
         for v in &rows {
-            table.add_row([
+            let mut cells = vec![
                 style.paint(status_colour(v.status), v.status.as_str()),
                 style.paint(severity_colour(v.severity), v.severity.as_str()),
                 v.control.clone(),
@@ -90,7 +99,11 @@ pub(super) fn scan(report: &Report, style: Style, out: &mut dyn Write) -> io::Re
                 short(&printable(&v.observed), 160),
                 short(&printable(&v.expected), 120),
                 v.evidence.first().map(place).unwrap_or_default(),
-            ]);
+            ];
+            if report.benchmark.is_some() {
+                cells.insert(0, of_number(v).unwrap_or_else(|| "-".to_owned()));
+            }
+            table.add_row(cells);
         }
         print(&table, out)?;
     }
@@ -102,12 +115,46 @@ pub(super) fn scan(report: &Report, style: Style, out: &mut dyn Write) -> io::Re
             writeln!(out, "  {control}: {}", printable(&verdict.remedy))?;
         }
     }
+    if !report.waived.is_empty() {
+        writeln!(out, "\nWaived:")?;
+        for (v, waived) in report.rows().filter_map(|(v, waived)| Some((v, waived?))) {
+            let (status, subject) = (v.status, printable(&v.subject));
+            writeln!(
+                out,
+                "  {} {subject} ({status}) until {}: {}",
+                v.control,
+                waived.expires,
+                printable(&waived.reason)
+            )?;
+        }
+    }
+    if let Some(benchmark) = Benchmark::of(report) {
+        sections(&benchmark, style, out)?;
+    }
     let s = report.summary();
     writeln!(
         out,
         "\nControls: {} pass, {} fail, {} unknown, {} not applicable, {} manual (all rows: -o json or -o csv)",
         s.pass, s.fail, s.unknown, s.not_applicable, s.manual
     )
+}
+
+/// What each section of a benchmark came to.
+fn sections(benchmark: &Benchmark, style: Style, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "\nCIS {}, {} controls:", benchmark.version, benchmark.numbers.len())?;
+    let mut table = table(style, &["SECTION", "PASS", "FAIL", "UNKNOWN", "NOT APPLICABLE", "MANUAL", "ABOUT"]);
+    let row = |name: &str, s: &Summary, about: &str| {
+        let counts = [s.pass, s.fail, s.unknown, s.not_applicable, s.manual].map(|n| n.to_string());
+        let mut cells = vec![name.to_owned()];
+        cells.extend(counts);
+        cells.push(about.to_owned());
+        cells
+    };
+    for section in &benchmark.sections {
+        table.add_row(row(&section.section, &section.summary, section.title));
+    }
+    table.add_row(row("all", &benchmark.summary, ""));
+    print(&table, out)
 }
 
 /// Where something was seen, in one word: `file:line (layer)`.
