@@ -33,6 +33,7 @@ use crate::grpc::enrollment::EnrollmentService;
 use crate::grpc::fleet::FleetService;
 use crate::grpc::uplink::UplinkService;
 use crate::http::{self, Pages};
+use crate::members;
 use crate::metrics::{DoorCollector, Metrics, WriterCollector};
 use crate::notice::Notices;
 use crate::registry::{Registry, RegistryError};
@@ -71,6 +72,14 @@ pub enum AppError {
     /// Its history does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The copy of its members.
+    #[error("cannot keep a copy of the fleet's members in {}: look at the free space and the owner of its folder", path.display())]
+    Copy {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Its TLS.
     #[error("TLS")]
     Tls(#[from] TlsError),
@@ -137,7 +146,7 @@ impl App {
         let metrics = Metrics::default();
         let ca = Arc::new(Ca::open(&state_dir, &settings.trust_domain, Arc::clone(&clock))?);
         let store = open_store(&settings, clock.as_ref()).await?;
-        let registry = Arc::new(Registry::load(Arc::clone(&store), Arc::clone(&clock))?);
+        let registry = Arc::new(load_registry(&state_dir, &store, &clock).await?);
 
         let listener = TcpListener::bind(settings.listen)
             .await
@@ -351,6 +360,24 @@ async fn open_store(settings: &Settings, clock: &dyn Clock) -> Result<Arc<dyn St
         );
     }
     Ok(Arc::new(store))
+}
+
+/// The members, from the store, or from their copy when the store is a new one.
+async fn load_registry(state_dir: &Path, store: &Arc<dyn Store>, clock: &Arc<dyn Clock>) -> Result<Registry, AppError> {
+    let (copy, store, clock) = (members::path(state_dir), Arc::clone(store), Arc::clone(clock));
+    tokio::task::spawn_blocking(move || {
+        let mut registry = Registry::load(Arc::clone(&store), Arc::clone(&clock))?;
+        if registry.is_empty() {
+            let restored = members::restore(&copy, store.as_ref())?;
+            if restored > 0 {
+                tracing::warn!(members = restored, "the history is a new one; its members come from their copy");
+                registry = Registry::load(store, clock)?;
+            }
+        }
+        registry.with_copy(&copy).map_err(|source| AppError::Copy { path: copy.clone(), source })
+    })
+    .await
+    .map_err(|e| AppError::Build(format!("the registry: {e}")))?
 }
 
 /// Where nodes should connect: what the settings say; else the very address that is listened on; else the first

@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod grpc;
 pub mod http;
 pub mod ingest;
+pub mod members;
 pub mod metrics;
 pub mod notice;
 pub mod query;

@@ -5,6 +5,7 @@
 //! then visible. Calls that change something block: call them from a blocking thread.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use picket_store::{
     StoreError, TokenRecord, Versioned,
 };
 use subtle::ConstantTimeEq as _;
+
+use crate::members::{Copy, Member};
 
 /// Certificates of the past that a node's record remembers.
 const PAST_CERTIFICATES: usize = 16;
@@ -114,6 +117,7 @@ pub struct Registry {
     clock: Arc<dyn Clock>,
     tables: RwLock<Tables>,
     changing: Mutex<()>,
+    copy: Option<Copy>,
 }
 
 fn record_of(certificate: &Certificate, now: Timestamp) -> CertificateRecord {
@@ -132,7 +136,34 @@ impl Registry {
     pub fn load(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let nodes = store.load_all::<NodeRecord>()?.into_iter().map(|n| (n.record.id, n)).collect();
         let operators = store.load_all::<OperatorRecord>()?.into_iter().map(|o| (o.record.name.clone(), o)).collect();
-        Ok(Self { store, clock, tables: RwLock::new(Tables { nodes, operators }), changing: Mutex::new(()) })
+        Ok(Self {
+            store,
+            clock,
+            tables: RwLock::new(Tables { nodes, operators }),
+            changing: Mutex::new(()),
+            copy: None,
+        })
+    }
+
+    /// Nobody was ever taken in.
+    pub fn is_empty(&self) -> bool {
+        self.look(|t| t.nodes.is_empty() && t.operators.is_empty())
+    }
+
+    /// From now on a copy of the members is kept there.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn with_copy(mut self, path: &Path) -> std::io::Result<Self> {
+        let nodes = self.nodes().into_iter().map(|n| Member::Node(Box::new(n)));
+        self.copy = Some(Copy::begin(path, nodes.chain(self.operators().into_iter().map(Member::Operator)))?);
+        Ok(self)
+    }
+
+    fn note_copy(&self, member: impl FnOnce() -> Member) {
+        if let Some(copy) = &self.copy {
+            copy.note(&member());
+        }
     }
 
     fn look<T>(&self, at: impl FnOnce(&Tables) -> T) -> T {
@@ -250,6 +281,7 @@ impl Registry {
             clock_offset_ms: 0,
         };
         self.store.change(&[Change::replace(&kept, revision), Change::insert(&node)], Durability::Synced)?;
+        self.note_copy(|| Member::Node(Box::new(node.clone())));
         self.put(|t| {
             t.nodes.insert(id, Versioned { revision: 1, record: node.clone() });
         });
@@ -331,6 +363,9 @@ impl Registry {
         };
         change(&mut record);
         self.store.change(&[Change::replace(&record, revision)], durability)?;
+        if durability == Durability::Synced {
+            self.note_copy(|| Member::Node(Box::new(record.clone())));
+        }
         self.put(|t| {
             t.nodes.insert(id, Versioned { revision: revision.saturating_add(1), record });
         });
@@ -447,6 +482,7 @@ impl Registry {
             None => (Change::insert(&record), 1),
         };
         self.store.change(&[change], Durability::Synced)?;
+        self.note_copy(|| Member::Operator(record.clone()));
         self.put(|t| {
             t.operators.insert(name.to_string(), Versioned { revision, record });
         });
@@ -473,6 +509,7 @@ impl Registry {
         let at = self.clock.now();
         record.revoked.get_or_insert(Revocation { at, by: by.to_owned(), reason: String::new() });
         self.store.change(&[Change::replace(&record, revision)], Durability::Synced)?;
+        self.note_copy(|| Member::Operator(record.clone()));
         self.put(|t| {
             t.operators.insert(record.name.clone(), Versioned { revision: revision.saturating_add(1), record });
         });

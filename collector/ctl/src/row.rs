@@ -254,7 +254,11 @@ impl Row for EventRow {
                 String::new(),
                 String::new(),
                 String::new(),
-                node.k3s_version.clone().unwrap_or_default(),
+                [node.k3s_version.clone(), node.token_since.map(|t| format!("server token in use since {t}"))]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join(", "),
             ),
             EventBody::Gap { gap } => (
                 self.event.time,

@@ -296,6 +296,7 @@ fn write_info(w: &mut Writer, n: &NodeInfo) {
     w.option(n.k3s_version.as_deref());
     w.text(&n.picket_version);
     w.text(&n.kernel);
+    w.option(n.token_since.map(|t| t.to_string()).as_deref());
 }
 
 fn read_info(r: &mut Reader<'_>) -> Result<NodeInfo, DecodeError> {
@@ -310,6 +311,10 @@ fn read_info(r: &mut Reader<'_>) -> Result<NodeInfo, DecodeError> {
         k3s_version: r.option()?,
         picket_version: r.text()?,
         kernel: r.text()?,
+        token_since: match r.option()? {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| DecodeError::Number)?),
+        },
     })
 }
 

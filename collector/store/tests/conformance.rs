@@ -100,6 +100,7 @@ fn events_come_back_as_they_were(store: &dyn Store) {
         k3s_version: None,
         picket_version: "0.1.0".to_owned(),
         kernel: "6.1".to_owned(),
+        token_since: None,
     };
     let bodies = vec![
         opened("a", Severity::High),

@@ -58,8 +58,14 @@ impl Site {
 
     /// Stops it and starts it again on the same folder.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_after(|_| ()).await
+    }
+
+    /// The same, and something happens to the folder in between.
+    pub(crate) async fn restart_after(self, meanwhile: impl FnOnce(&std::path::Path)) -> Self {
         let Self { app, clock, dir } = self;
         app.stop().await;
+        meanwhile(dir.path());
         let app = App::start(settings(&dir, ""), clock.clone()).await.unwrap();
         Self { app, clock, dir }
     }

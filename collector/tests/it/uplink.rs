@@ -209,6 +209,35 @@ async fn a_node_whose_state_went_back_in_time_is_told_and_found() {
 }
 
 #[tokio::test]
+async fn after_a_damaged_history_nodes_are_still_known_and_send_again_and_the_revoked_stay_out() {
+    let site = Site::start().await;
+    let (node, gone) = (site.node("edge-1").await, site.node("edge-2").await);
+    let (mut link, _) = Link::hello(&site, &node, epoch(1), 11).await.unwrap();
+    link.deliver(&events(epoch(1), 10)).await.unwrap();
+    let mut admin = v1::admin_client::AdminClient::new(site.admin().await);
+    admin.revoke_node(v1::RevokeNodeRequest { node: gone.id.to_string(), reason: String::new() }).await.unwrap();
+    drop((link, admin));
+    let site = site
+        .restart_after(|state| {
+            // As after three openings that were cut off: the history counts as damaged.
+            std::fs::write(state.join("store.opening"), "3").unwrap();
+        })
+        .await;
+    let with = |node: &Node| site.dialer(Some(crate::support::identity(&node.chain, &node.key_pem)));
+    let (node, gone) = (Node { dialer: with(&node), ..node }, Node { dialer: with(&gone), ..gone });
+    let (mut link, through) = Link::hello(&site, &node, epoch(1), 11).await.unwrap();
+    assert_eq!(through, 0, "the history is a new one");
+    link.deliver(&events(epoch(1), 10)).await.unwrap();
+    assert_eq!(site.history(node.id, epoch(1)).await, (1..=10).collect::<Vec<_>>());
+    let status = Link::hello(&site, &gone, epoch(2), 1).await.err().unwrap();
+    assert!(status.message().contains("revoked"), "{status}");
+    // Who belongs to the fleet is nobody else's business.
+    use std::os::unix::fs::PermissionsExt as _;
+    let copy = picket_collector::members::path(site.state_dir());
+    assert_eq!(std::fs::metadata(copy).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
 async fn an_altered_event_is_stored_and_found() {
     let site = Site::start().await;
     let node = site.node("edge-1").await;
