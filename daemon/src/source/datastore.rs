@@ -97,8 +97,7 @@ fn look(host: &Host, path: &str, known: &[String], kept: &mut Kept) -> Observati
         Some(match read {
             Ok(stored) => {
                 let took = started.elapsed();
-                let reading =
-                    Reading { files, known: known.to_vec(), at: started, took, stored: stored.clone() };
+                let reading = Reading { files, known: known.to_vec(), at: started, took, stored: stored.clone() };
                 kept.0.insert(path.to_owned(), reading);
                 Observation::from(stored)
             }
@@ -244,7 +243,9 @@ impl Files {
 /// Counts in one statement, which is one transaction. Rows of one name follow each other in the order of their making.
 fn count(connection: &Connection, known: &[String]) -> Result<StoredSecrets, Refused> {
     let prefix = |column: &str| {
-        format!("CASE WHEN length({column}) <= {LARGEST} THEN substr({column}, 1, {STORED_PREFIX}) END, length({column})")
+        format!(
+            "CASE WHEN length({column}) <= {LARGEST} THEN substr({column}, 1, {STORED_PREFIX}) END, length({column})"
+        )
     };
     // `name` is declared INTEGER and holds text: compared with text it stays text.
     let sql = format!(

@@ -24,7 +24,9 @@ pub enum BadKey {
     #[error("no private key in it that can be read (PEM block of type PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY)")]
     None,
     /// A key that is damaged, too short, or of a curve that is not supported.
-    #[error("its private key is damaged or of a kind that cannot be compared (EC P-256 and P-384, RSA from 2048 bits and Ed25519 can)")]
+    #[error(
+        "its private key is damaged or of a kind that cannot be compared (EC P-256 and P-384, RSA from 2048 bits and Ed25519 can)"
+    )]
     Unsupported,
     /// Not what dynamic-cert.json looks like.
     #[error("not a Kubernetes Secret in JSON with data[\"tls.key\"]")]

@@ -70,10 +70,7 @@ fn what_is_wrong_fails_even_if_not_everything_was_read() {
 #[test]
 fn nothing_passes_on_half_an_answer() {
     let unclear = Tally { unclear: 1, ..Tally::default() };
-    let unnamed = Tally {
-        encrypted: BTreeMap::from([(("aescbc".to_owned(), String::new()), 1)]),
-        ..Tally::default()
-    };
+    let unnamed = Tally { encrypted: BTreeMap::from([(("aescbc".to_owned(), String::new()), 1)]), ..Tally::default() };
     let cases: [(&str, StoredSecrets); 8] = [
         (CONTROLS[0], StoredSecrets { complete: false, ..stored() }),
         (CONTROLS[1], StoredSecrets { complete: false, ..stored() }),

@@ -114,7 +114,8 @@ fn real_servers_say_how_their_secrets_are_stored() {
         assert_eq!(stored.live.unclear + stored.history.unclear + stored.deleted.unclear, 0, "{stored:?}");
         assert_eq!(stored.live.plain == 0, encrypted, "{stored:?}");
         assert_eq!(stored.live.encrypted.keys().any(|(p, k)| p == "aescbc" && k == "aescbckey"), encrypted);
-        let names: Vec<_> = fs::read_dir(node.path(DB).parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(node.path(DB).parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["state.db"], "reading left files behind");
     }
 }
@@ -172,7 +173,9 @@ impl Writer {
 
     fn put(&mut self, name: &str, value: &[u8]) {
         let value = hex::encode(value);
-        self.run(&format!("INSERT INTO kine (name, deleted, value) VALUES ('/registry/secrets/{name}', 0, x'{value}')"));
+        self.run(&format!(
+            "INSERT INTO kine (name, deleted, value) VALUES ('/registry/secrets/{name}', 0, x'{value}')"
+        ));
     }
 }
 
