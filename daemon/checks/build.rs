@@ -16,14 +16,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for source in sources()? {
         catalogue.extend(serde_saphyr::from_str::<Vec<Value>>(&fs::read_to_string(source)?)?);
     }
+    let mut background = serde_json::Map::new();
     for entry in &mut catalogue {
         let entry = entry.as_object_mut().ok_or("every entry of the catalogue is a map")?;
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        let behaviour = text(entry.get("k3s_default").and_then(|d| d.get("behaviour")));
+        let notes = text(entry.get("notes"));
+        background.insert(text(entry.get("id")), Value::from(vec![behaviour, notes]));
         for field in FOR_PEOPLE {
             entry.remove(field);
         }
     }
     let out = env::var_os("OUT_DIR").ok_or("OUT_DIR is set by cargo")?;
     fs::write(Path::new(&out).join("controls.json"), serde_json::to_vec(&catalogue)?)?;
+    fs::write(Path::new(&out).join("background.json"), serde_json::to_vec(&background)?)?;
     Ok(())
 }
 

@@ -29,6 +29,10 @@ pub enum Command {
     Status(cmd::status::Args),
     /// Judge this node once and print the verdicts
     Scan(cmd::scan::Args),
+    /// Say why a control matters, what was seen and where, and what to write
+    Explain(cmd::explain::Args),
+    /// Repair what controls find, where a mode, an owner, a kernel parameter or one setting does it
+    Fix(cmd::fix::Args),
     /// Replay audit logs through the detections
     Audit(cmd::audit::Args),
     /// List, check and try out the rules for the audit log
@@ -107,6 +111,8 @@ impl Command {
             Self::Run(args) => cmd::run::run(args),
             Self::Status(args) => cmd::status::run(args, out),
             Self::Scan(args) => cmd::scan::run(args, out),
+            Self::Explain(args) => cmd::explain::run(args, out),
+            Self::Fix(args) => cmd::fix::run(args, out),
             Self::Audit(args) => cmd::audit::run(args, out),
             Self::Rules(args) => cmd::rules::run(args, out),
             Self::Config(args) => cmd::config::run(args, out),

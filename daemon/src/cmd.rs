@@ -4,6 +4,8 @@ pub mod audit;
 pub mod certs;
 pub mod config;
 pub mod enroll;
+pub mod explain;
+pub mod fix;
 pub mod queue;
 pub mod rules;
 pub mod run;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use picket_checks::Policy;
 use picket_host::Host;
 use picket_service::clock::{Clock, FixedClock, SystemClock};
 
@@ -58,6 +61,30 @@ impl Node {
 /// [`Failure::Usage`].
 pub fn is_folder(path: &Path) -> Result<(), Failure> {
     if path.is_dir() { Ok(()) } else { Err(Failure::Usage(format!("--root {}: no such folder", path.display()))) }
+}
+
+/// Every control, the ones of old benchmark versions included, with these ids among them.
+///
+/// # Errors
+/// [`Failure::Usage`] for an id that does not exist, with those that look like it.
+pub fn all_controls(ids: &[String]) -> Result<Policy, Failure> {
+    let policy = Policy::built_in().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
+    for id in ids.iter().filter(|id| policy.catalogue.get(id).is_none()) {
+        let words: Vec<&str> = id.split('-').filter(|word| word.len() > 2).collect();
+        let mut like: Vec<(usize, &str)> = policy
+            .catalogue
+            .controls()
+            .iter()
+            .map(|c| (words.iter().filter(|word| c.id.contains(*word)).count(), c.id.as_str()))
+            .filter(|(hits, _)| *hits > 0)
+            .collect();
+        like.sort_by_key(|(hits, id)| (std::cmp::Reverse(*hits), *id));
+        let like: Vec<&str> = like.into_iter().take(5).map(|(_, id)| id).collect();
+        let hint = if like.is_empty() { String::new() } else { format!("; like it: {}", like.join(", ")) };
+        let id = crate::report::text::printable(id);
+        return Err(Failure::Usage(format!("{id}: no such control (`picketd scan -o csv` lists them){hint}")));
+    }
+    Ok(policy)
 }
 
 /// The role a person gives on the command line.

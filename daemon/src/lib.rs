@@ -15,10 +15,13 @@
 //! | [`enrol`] | a one-time token becomes the node's identity |
 //! | [`identity`] | key, certificate, authorities and the collector's address on disk |
 //! | [`uplink`] | the one stream to the collector |
+//! | [`advice`] | what to write so that a control passes |
+//! | [`repair`] | the only place that writes to a node, for `picketd fix` |
 //! | [`report`] | the outputs of the one-shot commands |
 //! | [`cmd`] | one file for each command |
 //! | [`cli`] | the command line |
 
+pub mod advice;
 pub mod app;
 pub mod audit_task;
 pub mod cli;
@@ -28,6 +31,7 @@ pub mod enrol;
 pub mod identity;
 pub mod local;
 pub mod remembered;
+pub mod repair;
 pub mod report;
 pub mod rules;
 pub mod settings;

@@ -11,6 +11,7 @@ mod admission;
 mod apiserver_auth;
 mod audit_entries;
 mod audit_policy;
+mod background;
 mod catalogue;
 mod context;
 mod document;
@@ -42,6 +43,7 @@ pub use admission::{AdmissionConfig, PodSecurity};
 pub use apiserver_auth::{Anonymous, AuthenticationConfig, AuthorizationConfig};
 pub use audit_entries::{AuditEntries, Counted};
 pub use audit_policy::{AuditPolicy, AuditRule, GroupResources, Level};
+pub use background::Background;
 pub use catalogue::{
     Assessment, Catalogue, CatalogueError, Control, CustomControls, CustomProblem, Expected, IfAbsent, Modifier, Op,
     Scope, Source, Standing, Term, Terms,

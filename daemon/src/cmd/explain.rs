@@ -1,0 +1,114 @@
+//! `picketd explain CONTROL`: why it matters, what was seen and where, and what to write.
+
+use std::io::{self, Write};
+
+use picket_checks::{Background, Control, Policy};
+use picket_model::{Evidence, Status, Verdict};
+
+use super::{Node, RoleAsked};
+use crate::advice;
+use crate::cli::{Failure, Outcome};
+use crate::repair;
+use crate::report::text::printable;
+use crate::source::{self, Ask, Memory, Seen};
+
+/// Options of `picketd explain`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which node.
+    #[command(flatten)]
+    pub node: Node,
+    /// Role of the node, where its files do not tell
+    #[arg(long, value_enum, default_value_t = RoleAsked::Auto)]
+    pub role: RoleAsked,
+    /// Ids of controls, as `picketd scan` prints them
+    #[arg(required = true, value_name = "CONTROL")]
+    pub controls: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`Failure`].
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
+    let policy = super::all_controls(&args.controls)?;
+    let host = args.node.host(None)?;
+    let memory = Memory::none();
+    let seen = source::observe(&host, &Ask { role: args.role.role(), memory: &memory, catalogue: &policy.catalogue });
+    let verdicts = picket_checks::evaluate(&seen.snapshot, &policy);
+    for (index, id) in args.controls.iter().enumerate() {
+        let Some(control) = policy.catalogue.get(id) else { continue };
+        let rows: Vec<&Verdict> = verdicts.iter().filter(|v| v.control == *id).collect();
+        if index > 0 {
+            writeln!(out).map_err(Failure::output)?;
+        }
+        explain(&policy, control, &rows, &seen, out).map_err(Failure::output)?;
+    }
+    Ok(Outcome::Clean)
+}
+
+fn explain(policy: &Policy, control: &Control, rows: &[&Verdict], seen: &Seen, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}  {}\n  {}", control.id, control.severity.as_str(), printable(&control.title))?;
+    if !control.cis.is_empty() {
+        let numbers: Vec<String> = policy
+            .benchmarks()
+            .iter()
+            .filter_map(|version| control.cis.get(version).map(|number| format!("{version}: {number}")))
+            .collect();
+        writeln!(out, "  CIS {}", numbers.join(", "))?;
+    }
+    let background = Background::of(&control.id).unwrap_or_default();
+    if !background.notes.is_empty() {
+        writeln!(out, "\nWhy it matters\n  {}", background.notes)?;
+    }
+    if !background.default.is_empty() {
+        writeln!(out, "\nWhat K3s does by itself\n  {}", background.default)?;
+    }
+    writeln!(out, "\nSeen here")?;
+    if rows.is_empty() {
+        writeln!(out, "  nothing: this control is not judged on this node")?;
+    }
+    for row in rows {
+        let state = row.state.map_or(String::new(), |s| format!(" [{}]", s.as_str()));
+        let (subject, observed) = (printable(&row.subject), printable(&row.observed));
+        writeln!(out, "  {} {subject}: {observed}{state}", row.status)?;
+        writeln!(out, "    wanted: {}", printable(&row.expected))?;
+        for evidence in row.evidence.iter().filter(|e| e.path.is_some() || e.layer.is_some()) {
+            writeln!(out, "    from {}", from(evidence))?;
+        }
+    }
+    writeln!(out, "\nWhat to do\n  {}", printable(rows.first().map_or(&control.remedy, |row| &row.remedy)))?;
+    if let Some(lines) = advice::drop_in(control) {
+        let path = repair::drop_in_path(&seen.configuration)
+            .unwrap_or_else(|| "/etc/rancher/k3s/config.yaml.d/90-picket.yaml".to_owned());
+        writeln!(out, "\nLines that do it, in {path}")?;
+        for line in lines.lines() {
+            writeln!(out, "  {line}")?;
+        }
+        for evidence in rows.iter().filter(|r| r.status == Status::Fail).flat_map(|r| &r.evidence) {
+            if matches!(evidence.layer.as_deref(), Some("config-file" | "drop-in" | "command-line" | "environment")) {
+                writeln!(out, "  (or change what is set in {})", from(evidence))?;
+            }
+        }
+    }
+    writeln!(out, "\nTo be restarted\n  {}", advice::restart(control, seen.snapshot.role))?;
+    if repair::can(control) {
+        writeln!(out, "\n`picketd fix --dry-run {}` shows what picket would change.", control.id)?;
+    }
+    Ok(())
+}
+
+/// Place, layer and detail of a piece of evidence.
+fn from(evidence: &Evidence) -> String {
+    let mut text = printable(evidence.path.as_deref().unwrap_or("K3s itself"));
+    if let Some(line) = evidence.line {
+        text.push_str(&format!(":{line}"));
+    }
+    if let Some(layer) = &evidence.layer {
+        text.push_str(&format!(" ({layer})"));
+    }
+    if !evidence.detail.is_empty() {
+        text.push_str(&format!(" {}", printable(&evidence.detail)));
+    }
+    text
+}

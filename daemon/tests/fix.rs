@@ -1,0 +1,248 @@
+//! `picketd explain` and `picketd fix` over sample nodes: what they say, what they change, and what they leave alone.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use picket_checks::{Policy, evaluate, worst_status};
+use picket_host::Host;
+use picket_model::Status;
+use picket_service::clock::SystemClock;
+use picket_tests::node::{Profile, SampleNode};
+use picketd::cli::{Failure, Outcome};
+use picketd::cmd::{Node as Where, RoleAsked, explain, fix};
+use picketd::source::{Ask, Memory, observe};
+use tempfile::TempDir;
+
+const DROP_IN: &str = "/etc/rancher/k3s/config.yaml.d/90-picket.yaml";
+const SYSCTLS: &str = "/etc/sysctl.d/90-picket.conf";
+const KERNEL: &str = "kernel.panic = 10\nkernel.panic_on_oops = 1\nvm.overcommit_memory = 1\nvm.panic_on_oom = 0\n";
+
+struct Node {
+    _dir: TempDir,
+    sample: SampleNode,
+}
+
+impl Node {
+    fn new(profile: Profile) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let sample = SampleNode::build(profile, &dir.path().join("root")).unwrap();
+        Self { _dir: dir, sample }
+    }
+
+    fn root(&self) -> &Path {
+        self.sample.root()
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.sample.path(path)
+    }
+
+    fn text(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.path(path)).ok()
+    }
+
+    fn put(&self, path: &str, text: &str, mode: u32) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn mode(&self, path: &str) -> u32 {
+        fs::metadata(self.path(path)).unwrap().permissions().mode() & 0o7777
+    }
+
+    fn status(&self, control: &str) -> Status {
+        let host = Host::rooted(self.root(), Arc::new(SystemClock)).unwrap();
+        let (memory, policy) = (Memory::none(), Policy::built_in().unwrap());
+        let seen = observe(&host, &Ask { role: None, memory: &memory, catalogue: &policy.catalogue });
+        worst_status(evaluate(&seen.snapshot, &policy).iter().filter(|v| v.control == control)).unwrap()
+    }
+
+    fn run(&self, controls: &[&str], dry_run: bool) -> (String, Result<Outcome, Failure>) {
+        let args = fix::Args {
+            node: Where { root: Some(self.root().to_owned()), proc: None },
+            role: RoleAsked::Auto,
+            dry_run,
+            controls: controls.iter().map(|c| (*c).to_owned()).collect(),
+        };
+        let mut out = Vec::new();
+        let result = fix::run(&args, &mut out);
+        (String::from_utf8(out).unwrap(), result)
+    }
+
+    fn fix(&self, controls: &[&str]) -> (String, Outcome) {
+        let (text, result) = self.run(controls, false);
+        (text, result.unwrap())
+    }
+
+    fn explain(&self, control: &str) -> String {
+        let args = explain::Args {
+            node: Where { root: Some(self.root().to_owned()), proc: None },
+            role: RoleAsked::Auto,
+            controls: vec![control.to_owned()],
+        };
+        let mut out = Vec::new();
+        explain::run(&args, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+}
+
+/// Every file of a tree with its mode and content.
+fn everything(root: &Path) -> Vec<(PathBuf, u32, Option<Vec<u8>>)> {
+    let mut all = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let content = meta.is_file().then(|| fs::read(&path).unwrap());
+            if meta.is_dir() {
+                folders.push(path.clone());
+            }
+            all.push((path, meta.permissions().mode(), content));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_setting_is_written_beside_k3s_own_and_passes() {
+    let node = Node::new(Profile::DefaultServer);
+    assert_eq!(node.status("apiserver-deny-service-external-ips"), Status::Fail);
+    let (said, outcome) = node.fix(&["apiserver-deny-service-external-ips"]);
+    assert_eq!(outcome, Outcome::Clean, "{said}");
+    insta::assert_snapshot!("fix_setting", said);
+    assert_eq!(node.status("apiserver-deny-service-external-ips"), Status::Pass);
+    assert_eq!(node.status("apiserver-node-restriction"), Status::Pass, "K3s' own plugin stays");
+    assert_eq!(node.mode(DROP_IN), 0o600);
+
+    // A second one goes into the same file, and the first one stays.
+    let (said, outcome) = node.fix(&["kubelet-pod-pids-limit"]);
+    assert_eq!(outcome, Outcome::Clean, "{said}");
+    assert_eq!(
+        node.text(DROP_IN).unwrap(),
+        "# Written by `picketd fix`. Lists add to those of earlier files (key+).\n\
+         kube-apiserver-arg+:\n- \"enable-admission-plugins+=DenyServiceExternalIPs\"\n\
+         kubelet-arg+:\n- \"pod-max-pids=4096\"\n"
+    );
+    assert_eq!(node.status("apiserver-deny-service-external-ips"), Status::Pass);
+
+    // Asked again, nothing is left to do.
+    let before = everything(node.root());
+    let (said, outcome) = node.fix(&["kubelet-pod-pids-limit"]);
+    assert_eq!((said.as_str(), outcome), ("kubelet-pod-pids-limit: pass; nothing to repair\n", Outcome::Clean));
+    assert_eq!(everything(node.root()), before);
+}
+
+#[test]
+fn a_dry_run_shows_the_same_and_changes_nothing() {
+    let node = Node::new(Profile::DefaultServer);
+    node.put("/etc/rancher/k3s/config.yaml", "node-name: a\n", 0o644);
+    let before = everything(node.root());
+    let (said, result) =
+        node.run(&["apiserver-deny-service-external-ips", "k3s-config-file-mode", "sysctl-persisted"], true);
+    assert_eq!(result.unwrap(), Outcome::Clean);
+    insta::assert_snapshot!("fix_dry_run", said);
+    assert_eq!(everything(node.root()), before);
+}
+
+#[test]
+fn kernel_parameters_are_persisted_beside_what_is_there() {
+    let node = Node::new(Profile::DefaultServer);
+    node.put(SYSCTLS, "# mine\nnet.ipv4.ip_forward = 1\nkernel.panic=5\n", 0o644);
+    let (said, outcome) = node.fix(&["sysctl-persisted"]);
+    assert_eq!(outcome, Outcome::Clean, "{said}");
+    assert_eq!(node.text(SYSCTLS).unwrap(), format!("# mine\nnet.ipv4.ip_forward = 1\n{KERNEL}"));
+    assert_eq!(node.status("sysctl-persisted"), Status::Pass);
+}
+
+#[test]
+fn what_a_later_file_undoes_is_taken_back() {
+    let node = Node::new(Profile::DefaultServer);
+    node.put("/etc/sysctl.d/99-other.conf", "kernel.panic = 0\n", 0o644);
+    let (said, outcome) = node.fix(&["sysctl-persisted"]);
+    assert_eq!(outcome, Outcome::Findings);
+    assert!(said.contains("taken back") && said.contains("99-other.conf"), "{said}");
+    assert_eq!(node.text(SYSCTLS), None);
+
+    // The command line comes after every file.
+    let node = Node::new(Profile::DefaultServer);
+    let unit = "/etc/systemd/system/k3s.service";
+    let text = "[Service]\nExecStart=/usr/local/bin/k3s server --kube-scheduler-arg=profiling=true\n";
+    node.put(unit, text, 0o644);
+    assert_eq!(node.status("scheduler-profiling-off"), Status::Fail);
+    let (said, outcome) = node.fix(&["scheduler-profiling-off"]);
+    assert_eq!(outcome, Outcome::Findings);
+    assert!(said.contains("taken back") && said.contains("k3s.service"), "{said}");
+    assert_eq!(node.text(DROP_IN), None);
+}
+
+#[test]
+fn modes_are_narrowed_and_never_widened() {
+    let node = Node::new(Profile::DefaultServer);
+    node.put("/etc/rancher/k3s/config.yaml", "node-name: a\n", 0o444);
+    let (said, outcome) = node.fix(&["k3s-config-file-mode"]);
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(outcome, Outcome::Clean, "{said}");
+        assert_eq!(node.mode("/etc/rancher/k3s/config.yaml"), 0o400);
+    }
+}
+
+#[test]
+fn what_k3s_compares_with_its_datastore_is_left_alone() {
+    let node = Node::new(Profile::DefaultServer);
+    let key = "/var/lib/rancher/k3s/server/tls/service.key";
+    node.put(key, "not a key\n", 0o644);
+    let before = everything(node.root());
+    let (said, outcome) = node.fix(&["pki-key-mode"]);
+    assert_eq!(outcome, Outcome::Findings);
+    assert!(said.contains(&format!("{key}: not changed: K3s compares this file with its datastore")), "{said}");
+    assert_eq!(everything(node.root()), before);
+}
+
+#[test]
+fn a_file_somebody_else_wrote_is_not_changed() {
+    let node = Node::new(Profile::DefaultServer);
+    node.put(DROP_IN, "kubelet-arg:\n  - max-pods=50\n", 0o600);
+    let before = everything(node.root());
+    let (said, outcome) = node.fix(&["kubelet-pod-pids-limit"]);
+    assert_eq!(outcome, Outcome::Findings);
+    assert!(said.contains("line 1 is not of the form picket writes"), "{said}");
+    assert_eq!(everything(node.root()), before);
+}
+
+#[test]
+fn a_configuration_k3s_would_refuse_is_not_added_to() {
+    let node = Node::new(Profile::DefaultServer);
+    node.put("/etc/rancher/k3s/config.yaml", "kubelet-arg: [pod-max-pids=-1]\nsecrets-encryption: maybe\n", 0o600);
+    let before = everything(node.root());
+    let (said, _) = node.fix(&["kubelet-pod-pids-limit"]);
+    assert!(said.contains("not changed") || said.contains("nothing to repair"), "{said}");
+    assert_eq!(everything(node.root()), before);
+}
+
+#[test]
+fn what_only_people_can_do_says_so() {
+    let node = Node::new(Profile::DefaultServer);
+    let (said, outcome) = node.fix(&["k3s-secrets-encryption-flag"]);
+    assert_eq!(outcome, Outcome::Findings);
+    assert!(said.contains("picketd explain"), "{said}");
+    let (_, result) = node.run(&["kubelet-pod-pid"], false);
+    let Err(Failure::Usage(message)) = result else { panic!("no such control") };
+    assert!(message.contains("kubelet-pod-pids-limit"), "{message}");
+}
+
+#[test]
+fn explain_says_why_what_where_and_how() {
+    let node = Node::new(Profile::DefaultServer);
+    insta::assert_snapshot!("explain_flag", node.explain("apiserver-deny-service-external-ips"));
+    node.put("/etc/rancher/k3s/config.yaml", "kube-apiserver-arg: [audit-log-maxage=30]\n", 0o600);
+    node.put("/etc/rancher/k3s/config.yaml.d/50-x.yaml", "kube-apiserver-arg: [v=2]\n", 0o600);
+    insta::assert_snapshot!("explain_trap", node.explain("trap-list-replaced"));
+}
