@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use picket_checks::{Policy, evaluate};
 use picket_host::Host;
 use picket_ledger::{AppendError, Applied, LedgerHandle};
-use picket_model::{EventBody, Finding, NodeInfo, Observation, Role, Severity, Status};
+use picket_model::{EventBody, Finding, Observation, Role, Severity, Status};
 use picket_service::chain::Chain;
 use tokio::sync::watch;
 
@@ -369,16 +369,11 @@ impl Engine {
     fn remember(&mut self) -> Result<(), EngineError> {
         let Some(seen) = &self.seen else { return Ok(()) };
         let mut news = self.remembered.memory.remember(&seen.snapshot) | std::mem::take(&mut self.unsaved);
-        let info = NodeInfo {
-            hostname: self.host.hostname().unwrap_or_default(),
-            role: seen.snapshot.role,
-            k3s_version: seen.snapshot.k3s_version.clone(),
-            picket_version: env!("CARGO_PKG_VERSION").to_owned(),
-            kernel: self.host.kernel().unwrap_or_default(),
-        };
+        let info = crate::cmd::scan::describe(&self.host, seen).info;
         if self.remembered.info.as_ref() != Some(&info) {
             let now = self.host.now();
             self.ledger.with(|l| l.append(vec![EventBody::Inventory { node: info.clone() }], None, now))?;
+            tracing::info!(hostname = info.hostname, "the node says something new of itself");
             self.remembered.info = Some(info);
             news = true;
         }
@@ -403,7 +398,9 @@ impl Engine {
                 }
             }
         }
-        let deaf = |concerns: &BTreeSet<Source>| concerns.iter().all(|s| matches!(s, Source::Files | Source::AuditLog | Source::Datastore));
+        let deaf = |concerns: &BTreeSet<Source>| {
+            concerns.iter().all(|s| matches!(s, Source::Files | Source::AuditLog | Source::Datastore))
+        };
         let logs = source::needs(&self.local.policy.catalogue, &seen.snapshot).audit_logs;
         let log_folder = logs
             .first()

@@ -22,6 +22,9 @@ use crate::source::{Seen, Source};
 
 /// A file written so short a time ago may be in the middle of it, even if no hint said so yet.
 const FRESH: Duration = Duration::from_millis(40);
+/// An empty file touched so short a time ago may be about to be written. One that has been empty for longer is meant so:
+/// the installer of K3s leaves an empty environment file.
+const FRESHLY_EMPTY: Duration = Duration::from_secs(3);
 
 /// Places whose last observation does not count yet, and since when.
 #[derive(Debug)]
@@ -53,7 +56,8 @@ impl Moment<'_> {
         if self.open.contains_key(&self.host.outside(&trail.end)) {
             return true;
         }
-        self.host.stat(path.as_ref()).is_ok_and(|meta| meta.size == 0 || fresh(meta.mtime, self.host.now()))
+        let within = |meta: &picket_host::Meta| if meta.size == 0 { FRESHLY_EMPTY } else { FRESH };
+        self.host.stat(path.as_ref()).is_ok_and(|meta| fresh(meta.mtime, self.host.now(), within(&meta)))
     }
 
     fn open_below(&self, folders: &[&str]) -> bool {
@@ -64,8 +68,8 @@ impl Moment<'_> {
     }
 }
 
-fn fresh(mtime: Timestamp, now: Timestamp) -> bool {
-    Duration::try_from(now.duration_since(mtime)).is_ok_and(|age| age < FRESH)
+fn fresh(mtime: Timestamp, now: Timestamp, within: Duration) -> bool {
+    Duration::try_from(now.duration_since(mtime)).is_ok_and(|age| age < within)
 }
 
 impl Settle {
@@ -86,8 +90,14 @@ impl Settle {
 
     /// Does a doubtful observation of the place count by now?
     fn counts(&mut self, source: Source, place: &str, now: Instant) -> bool {
-        let since = *self.held.entry((source, place.to_owned())).or_insert(now);
-        now.saturating_duration_since(since) >= self.time
+        let key = (source, place.to_owned());
+        let since = *self.held.entry(key.clone()).or_insert(now);
+        let counts = now.saturating_duration_since(since) >= self.time;
+        if counts {
+            // What comes next is doubted anew.
+            self.held.remove(&key);
+        }
+        counts
     }
 
     fn sure(&mut self, source: Source, place: &str) {

@@ -47,6 +47,13 @@ pub struct Seen {
     pub datastores: datastore::Kept,
 }
 
+impl Seen {
+    /// The token that joins servers, and agents too unless they have one of their own; none where it was not read.
+    pub fn server_token(&self) -> Option<&picket_checks::TokenFacts> {
+        self.snapshot.tokens.get(&format!("{}/server/token", self.snapshot.data_dir))?.value()
+    }
+}
+
 /// The sources, each with a name that stands in logs and in `picketd status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -284,6 +284,33 @@ fn without_settling_a_restart_of_k3s_would_raise_alarms() {
 }
 
 #[test]
+fn a_drop_in_counts_at_once_although_the_environment_file_is_empty() {
+    // The installer leaves an empty k3s.service.env; with a settle time this long a wait for it would show.
+    let run = Run::started(Profile::HardenedServer, "[watch]\nsettle = \"5m\"\n");
+    let empty = fs::metadata(run.sample.path("/etc/systemd/system/k3s.service.env")).unwrap();
+    assert_eq!(empty.len(), 0, "the profile has no empty file");
+    fs::create_dir(run.sample.path("/etc/rancher/k3s/config.yaml.d")).unwrap();
+    run.sample.write("/etc/rancher/k3s/config.yaml.d/50-oidc.yaml", "kube-apiserver-arg:\n- a=b\n").unwrap();
+    run.await_finding("finding opened", "apiserver-audit-log-path", "--audit-log-path");
+}
+
+#[test]
+fn a_rotated_token_is_an_event_without_its_value() {
+    let mut run = Run::started(Profile::HardenedServer, "");
+    run.sample.rotate_token().unwrap();
+    let since = |events: &[Event]| -> Vec<String> {
+        let infos = events.iter().filter_map(|e| match &e.body {
+            EventBody::Inventory { node } => node.token_since.map(|t| t.to_string()),
+            _ => None,
+        });
+        infos.collect()
+    };
+    run.await_log("the node says something new of itself");
+    run.stop();
+    assert_eq!(since(&run.events()).len(), 2, "once at the start, once for the rotation");
+}
+
+#[test]
 fn what_stays_broken_counts_after_the_settle_time() {
     let run = Run::started(Profile::HardenedServer, "[watch]\nsettle = \"300ms\"\n");
     let path = "/var/lib/rancher/k3s/server/tls/serving-kube-apiserver.crt";
@@ -444,27 +471,4 @@ fn systemd_is_told_when_it_is_ready_reloading_and_alive() {
     run.signal(nix::sys::signal::Signal::SIGTERM);
     next("STOPPING=1");
     assert!(run.child.take().unwrap().wait().unwrap().success());
-}
-
-#[test]
-fn the_packaged_settings_say_what_holds_without_them() {
-    let packaged = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/etc/picketd.toml");
-    let text = fs::read_to_string(packaged).unwrap();
-    // Lines like `#key = value` are the defaults; other comments have a space after the mark.
-    let meant: String = text
-        .lines()
-        .map(|line| match line.strip_prefix('#') {
-            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase()) => format!("{key}\n"),
-            _ => format!("{line}\n"),
-        })
-        .collect();
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("picketd.toml");
-    fs::write(&path, &meant).unwrap();
-    let settings = picketd::settings::load(Some(&path), |_| None, &picketd::settings::Flags::default()).unwrap();
-    assert_eq!(settings, picketd::settings::Settings::default());
-    for (key, _) in picketd::settings::KEYS {
-        let name = key.rsplit('.').next().unwrap();
-        assert!(meant.contains(&format!("{name} = ")) || key == "proc", "{key} is not shown in {}", path.display());
-    }
 }

@@ -160,5 +160,6 @@ fn this_machine() -> NodeInfo {
         k3s_version: None,
         picket_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel: line("/proc/sys/kernel/osrelease"),
+        token_since: None,
     }
 }

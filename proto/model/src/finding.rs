@@ -250,7 +250,9 @@ mod tests {
     #[test]
     fn a_finding_that_comes_back_keeps_its_identity_and_counts() {
         let Some(Transition::Opened(open)) = apply(None, Status::Fail, "0", 1) else { panic!("not opened") };
-        let Some(Transition::Resolved(gone)) = apply(Some(&open), Status::Pass, "10", 2) else { panic!("not resolved") };
+        let Some(Transition::Resolved(gone)) = apply(Some(&open), Status::Pass, "10", 2) else {
+            panic!("not resolved")
+        };
         assert_eq!(apply(Some(&gone), Status::Pass, "10", 3), None);
         let Some(Transition::Opened(back)) = apply(Some(&gone), Status::Fail, "0", 4) else { panic!("not reopened") };
         assert_eq!((back.key(), back.reopened), (open.key(), 1));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Labels of a node: name to value, bound to its enrolment token by the operator.
@@ -43,4 +44,7 @@ pub struct NodeInfo {
     /// Kernel release.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kernel: String,
+    /// When picket first saw the server token's present value: a later time than before means that it was rotated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_since: Option<Timestamp>,
 }

@@ -21,16 +21,17 @@ pub fn event_from_wire(wire: v1::Event, epoch: Epoch) -> Result<Event, FieldErro
         .try_into()
         .map_err(|_| FieldError::new("hash", format!("{} bytes, 32 are expected", wire.hash.len())))?;
     let finding = |f, name: &str| finding_from_wire(f).map_err(|e| e.within(name));
-    let body = match wire.body.ok_or_else(|| FieldError::new("body", "missing, or of a kind this version does not know"))? {
-        Body::FindingOpened(f) => EventBody::FindingOpened { finding: finding(f, "finding_opened")? },
-        Body::FindingChanged(f) => EventBody::FindingChanged { finding: finding(f, "finding_changed")? },
-        Body::FindingResolved(f) => EventBody::FindingResolved { finding: finding(f, "finding_resolved")? },
-        Body::Detection(d) => {
-            EventBody::Detection { detection: detection_from_wire(d).map_err(|e| e.within("detection"))? }
-        }
-        Body::Inventory(i) => EventBody::Inventory { node: info_from_wire(i).map_err(|e| e.within("inventory"))? },
-        Body::Gap(g) => EventBody::Gap { gap: gap_from_wire(g).map_err(|e| e.within("gap"))? },
-    };
+    let body =
+        match wire.body.ok_or_else(|| FieldError::new("body", "missing, or of a kind this version does not know"))? {
+            Body::FindingOpened(f) => EventBody::FindingOpened { finding: finding(f, "finding_opened")? },
+            Body::FindingChanged(f) => EventBody::FindingChanged { finding: finding(f, "finding_changed")? },
+            Body::FindingResolved(f) => EventBody::FindingResolved { finding: finding(f, "finding_resolved")? },
+            Body::Detection(d) => {
+                EventBody::Detection { detection: detection_from_wire(d).map_err(|e| e.within("detection"))? }
+            }
+            Body::Inventory(i) => EventBody::Inventory { node: info_from_wire(i).map_err(|e| e.within("inventory"))? },
+            Body::Gap(g) => EventBody::Gap { gap: gap_from_wire(g).map_err(|e| e.within("gap"))? },
+        };
     let time = time_ns(wire.time_unix_ns, "time_unix_ns")?;
     Ok(Event { epoch, seq: Seq(wire.seq), time, body, hash: ChainHash(hash) })
 }
@@ -81,7 +82,9 @@ fn detection_from_wire(wire: v1::Detection) -> Result<Detection, FieldError> {
         outcome: text(wire.outcome, "outcome", 64)?,
         code: match wire.code {
             0 => None,
-            code => Some(u16::try_from(code).map_err(|_| FieldError::new("code", format!("{code} is no HTTP status")))?),
+            code => {
+                Some(u16::try_from(code).map_err(|_| FieldError::new("code", format!("{code} is no HTTP status")))?)
+            }
         },
         time: time_ns(wire.time_unix_ns, "time_unix_ns")?,
         last_time: time_ns(wire.last_time_unix_ns, "last_time_unix_ns")?,

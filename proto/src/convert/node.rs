@@ -2,7 +2,7 @@
 
 use picket_model::{NodeInfo, Role};
 
-use super::field::{FieldError, optional, text};
+use super::field::{FieldError, ns, optional, text, time_ns};
 use crate::v1;
 
 /// Reads what a node says of itself.
@@ -16,6 +16,10 @@ pub fn info_from_wire(wire: v1::NodeInfo) -> Result<NodeInfo, FieldError> {
         k3s_version: optional(wire.k3s_version, "k3s_version", 128)?,
         picket_version: text(wire.picket_version, "picket_version", 128)?,
         kernel: text(wire.kernel, "kernel", 256)?,
+        token_since: match wire.token_since_unix_ns {
+            0 => None,
+            time => Some(time_ns(time, "token_since_unix_ns")?),
+        },
     })
 }
 
@@ -27,6 +31,7 @@ pub fn info_to_wire(info: &NodeInfo) -> v1::NodeInfo {
         k3s_version: info.k3s_version.clone().unwrap_or_default(),
         picket_version: info.picket_version.clone(),
         kernel: info.kernel.clone(),
+        token_since_unix_ns: info.token_since.map_or(0, ns),
     }
 }
 

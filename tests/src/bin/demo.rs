@@ -1,7 +1,7 @@
 //! The main job, end to end: builds Picket, starts a collector and a daemon on a sample node, changes things one after
 //! another, and shows each finding arrive at the collector with the time it took.
 //!
-//! `cargo run --release -p picket-tests --bin demo [-- --keep]`
+//! `cargo run -p picket-tests --bin demo [-- --keep]`
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -97,7 +97,7 @@ fn main() -> anyhow::Result<()> {
         &live,
         "k3s token rotate",
         || node.rotate_token(),
-        |e| e["finding"]["control"].as_str().is_some_and(|c| c.starts_with("token-rotation")),
+        |e| e["kind"] == "inventory" && e["node"]["token_since"].is_string(),
     )?;
     let certificate = format!("{DATA_DIR}/server/tls/client-scheduler.crt");
     show(
@@ -179,6 +179,10 @@ where
             Some("detection") => {
                 let d = &event["detection"];
                 (&d["severity"], &d["rule"], format!("{} from {}", text(&d["user"]), text(&d["source"])))
+            }
+            Some("inventory") => {
+                let n = &event["node"];
+                (&n["role"], &n["hostname"], format!("server token in use since {}", text(&n["token_since"])))
             }
             _ => {
                 let f = &event["finding"];

@@ -1,6 +1,6 @@
 //! Measures what docs/performance.md reports, each beside a yardstick taken in the same run.
 //!
-//! `cargo run --release -p picket-tests --bin measure [latency|scan|memory|sizes]…` (all without a word)
+//! `cargo run -p picket-tests --bin measure [latency|scan|memory|sizes]…` (all without a word)
 
 use std::fs;
 use std::io::Write as _;
