@@ -293,7 +293,9 @@ fn line_in(what: &str) -> Option<usize> {
 /// The line of what an error quotes, else that of the detection.
 fn line_named(document: &str, start: usize, what: &str) -> usize {
     let quoted = what.split(['\'', '"', '`']).skip(1).step_by(2);
+    let last = what.rsplit(": ").next().filter(|words| *words != what && words.len() < 128);
     quoted
+        .chain(last)
         .filter(|words| !words.is_empty())
         .find_map(|words| document.lines().position(|line| line.contains(words)).map(|at| at + 1))
         .unwrap_or_else(|| line_of(document, start, "detection:"))
