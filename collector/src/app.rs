@@ -340,6 +340,7 @@ async fn store_failed(thread: &std::thread::JoinHandle<()>, health: &WriterHealt
 }
 
 /// Bytes that are free on the disk of a folder; none when nobody says.
+#[allow(clippy::useless_conversion, reason = "these are u32 on 32-bit targets")]
 fn room(folder: &Path) -> Option<u64> {
     let disk = nix::sys::statvfs::statvfs(folder).ok()?;
     Some(u64::from(disk.blocks_available()).saturating_mul(u64::from(disk.fragment_size())))

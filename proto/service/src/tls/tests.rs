@@ -1,5 +1,7 @@
 //! Handshakes over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
+
 use std::io;
 use std::time::Duration;
 
