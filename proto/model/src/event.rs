@@ -78,6 +78,7 @@ pub struct Gap {
 /// What changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "nearly all events are findings or detections, the large ones")]
 pub enum EventBody {
     /// A finding appeared or came back.
     FindingOpened {
