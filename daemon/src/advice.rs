@@ -199,7 +199,7 @@ mod tests {
             ("kubelet-protect-kernel-defaults", &["protect-kernel-defaults: \"true\""]),
             ("k3s-write-kubeconfig-mode", &["write-kubeconfig-mode: \"0600\""]),
             ("k3s-disable-traefik", &["disable+:", "- \"traefik\""]),
-            ("apiserver-kubelet-ca", &[]),
+            ("apiserver-audit-log-path", &[]),
         ];
         for (id, wanted) in table {
             assert_eq!(lines(id), wanted, "{id}");

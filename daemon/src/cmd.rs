@@ -21,6 +21,7 @@ use picket_host::Host;
 use picket_service::clock::{Clock, FixedClock, SystemClock};
 
 use crate::cli::Failure;
+use crate::local::{Local, Places};
 
 /// Which node to look at: options of every one-shot command.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -63,28 +64,29 @@ pub fn is_folder(path: &Path) -> Result<(), Failure> {
     if path.is_dir() { Ok(()) } else { Err(Failure::Usage(format!("--root {}: no such folder", path.display()))) }
 }
 
-/// Every control, the ones of old benchmark versions included, with these ids among them.
+/// Every control, those of the node's administrators included; these ids must be among them.
 ///
 /// # Errors
 /// [`Failure::Usage`] for an id that does not exist, with those that look like it.
-pub fn all_controls(ids: &[String]) -> Result<Policy, Failure> {
-    let policy = Policy::built_in().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
-    for id in ids.iter().filter(|id| policy.catalogue.get(id).is_none()) {
-        let words: Vec<&str> = id.split('-').filter(|word| word.len() > 2).collect();
-        let mut like: Vec<(usize, &str)> = policy
-            .catalogue
-            .controls()
-            .iter()
-            .map(|c| (words.iter().filter(|word| c.id.contains(*word)).count(), c.id.as_str()))
-            .filter(|(hits, _)| *hits > 0)
-            .collect();
-        like.sort_by_key(|(hits, id)| (std::cmp::Reverse(*hits), *id));
-        let like: Vec<&str> = like.into_iter().take(5).map(|(_, id)| id).collect();
-        let hint = if like.is_empty() { String::new() } else { format!("; like it: {}", like.join(", ")) };
-        let id = crate::report::text::printable(id);
-        return Err(Failure::Usage(format!("{id}: no such control (`picketd scan -o csv` lists them){hint}")));
-    }
-    Ok(policy)
+pub fn all_controls(host: &Host, ids: &[String]) -> Result<Policy, Failure> {
+    let built_in = Policy::built_in().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
+    let places = Places::default();
+    let policy = Local::read(&built_in, (host, &places.controls), (host, &places.waivers)).policy;
+    let Some(id) = ids.iter().find(|id| policy.catalogue.get(id).is_none()) else { return Ok(policy) };
+    let words: Vec<&str> = id.split('-').filter(|word| word.len() > 2).collect();
+    let hits = |known: &str| words.iter().filter(|word| known.contains(*word)).count();
+    let mut like: Vec<(usize, &str)> = policy
+        .catalogue
+        .controls()
+        .iter()
+        .map(|control| (hits(&control.id), control.id.as_str()))
+        .filter(|(hits, _)| *hits > 0)
+        .collect();
+    like.sort_by_key(|(hits, id)| (std::cmp::Reverse(*hits), *id));
+    let like: Vec<&str> = like.into_iter().take(5).map(|(_, id)| id).collect();
+    let hint = if like.is_empty() { String::new() } else { format!("; like it: {}", like.join(", ")) };
+    let id = crate::report::text::printable(id);
+    Err(Failure::Usage(format!("{id}: no such control (`picketd scan -o csv` lists them){hint}")))
 }
 
 /// The role a person gives on the command line.

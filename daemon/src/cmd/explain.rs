@@ -31,8 +31,8 @@ pub struct Args {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let policy = super::all_controls(&args.controls)?;
     let host = args.node.host(None)?;
+    let policy = super::all_controls(&host, &args.controls)?;
     let memory = Memory::none();
     let seen = source::observe(&host, &Ask { role: args.role.role(), memory: &memory, catalogue: &policy.catalogue });
     let verdicts = picket_checks::evaluate(&seen.snapshot, &policy);

@@ -37,8 +37,8 @@ pub struct Args {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let policy = super::all_controls(&args.controls)?;
     let host = args.node.host(None)?;
+    let policy = super::all_controls(&host, &args.controls)?;
     let (seen, before) = look(&host, args.role.role(), &policy);
     let wanted: Vec<(&Control, Vec<&Verdict>)> = policy
         .catalogue
