@@ -12,6 +12,8 @@
 //! SQLite wants a path. It gets the one the host resolved, which has no links, and refuses links on the way
 //! (`SQLITE_OPEN_NOFOLLOW`): nothing leads out of a root folder.
 
+mod copy;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -89,7 +91,14 @@ fn look(host: &Host, path: &str, known: &[String], kept: &mut Kept) -> Observati
         if let Some(reading) = kept.0.get(path).filter(|reading| reading.counts(&files, known, started)) {
             return Some(Observation::from(reading.stored.clone()));
         }
-        let read = files.read(known, started + LONGEST);
+        let read = match files.read(known, started + LONGEST) {
+            Err(Refused::NoAccess) => match copy::Copy::of(host, &files.inside, &files.wal_inside()) {
+                Ok(Some(copy)) => count_in(&copy.path(), Way::Copy, known, started + LONGEST),
+                Ok(None) => return None,
+                Err(reason) => Err(reason),
+            },
+            read => read,
+        };
         // Nothing but the WAL protects a reader from a writer: without it the files must be the same afterwards.
         if files.way == Way::Immutable && Files::of(host, path).ok().as_ref() != Some(&files) {
             return None;
@@ -132,6 +141,14 @@ enum Refused {
     Busy,
     #[error("has no table kine, so it is not a datastore of K3s")]
     NotKine,
+    #[error("its WAL cannot be opened with read access alone")]
+    NoAccess,
+    #[error("can only be read as a copy in memory, and /dev/shm is no tmpfs to write to: use picketd scan as root")]
+    NoMemory,
+    #[error("can only be read as a copy in memory, and is larger than {} MiB: use picketd scan as root", copy::LARGEST >> 20)]
+    TooLargeToCopy,
+    #[error("could not be copied into memory to be read ({0})")]
+    Copy(std::io::ErrorKind),
     #[error("cannot be read as SQLite database (code {0})")]
     Sqlite(i32),
 }
@@ -143,6 +160,8 @@ enum Way {
     Immutable,
     /// Through the WAL, beside its user.
     Wal,
+    /// A copy of our own.
+    Copy,
 }
 
 /// The files of a database and what the kernel says of them.
@@ -150,6 +169,8 @@ enum Way {
 struct Files {
     /// Outside, without links.
     path: PathBuf,
+    /// In the node's terms, without links.
+    inside: PathBuf,
     main: Meta,
     wal: Option<Meta>,
     way: Way,
@@ -187,7 +208,7 @@ impl Files {
             (Some(wal), false) if wal.size == 0 => Way::Immutable,
             (Some(_), false) => return Err(Refused::NoShm { name: "-wal" }),
         };
-        Ok(Self { path: host.outside(&trail.end), main, wal, way })
+        Ok(Self { path: host.outside(&trail.end), inside: trail.end, main, wal, way })
     }
 
     /// Whether two looks show one database, be it written to in between.
@@ -195,49 +216,61 @@ impl Files {
         self.path == other.path && self.main.ino == other.main.ino && self.main.dev == other.main.dev
     }
 
-    fn open(&self) -> Result<Connection, Refused> {
-        let path = self.path.to_str().ok_or(Refused::NoText)?;
-        let mut uri = String::from("file:");
-        for byte in path.bytes() {
-            match byte {
-                b'/' | b'-' | b'_' | b'.' => uri.push(char::from(byte)),
-                _ if byte.is_ascii_alphanumeric() => uri.push(char::from(byte)),
-                _ => uri.push_str(&format!("%{byte:02X}")),
-            }
-        }
-        uri.push_str(match self.way {
-            Way::Immutable => "?mode=ro&immutable=1",
-            Way::Wal => "?mode=ro&readonly_shm=1",
-        });
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX
-            | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let connection = Connection::open_with_flags(uri, flags).map_err(|e| refused(&e))?;
-        connection.busy_timeout(BUSY).map_err(|e| refused(&e))?;
-        // A small cache and nothing on disk; a schema from who knows where runs no code.
-        connection
-            .execute_batch(
-                "PRAGMA query_only=1; PRAGMA trusted_schema=0; PRAGMA cell_size_check=1; PRAGMA mmap_size=0; \
-                 PRAGMA temp_store=2; PRAGMA cache_size=-256;",
-            )
-            .map_err(|e| refused(&e))?;
-        Ok(connection)
+    fn wal_inside(&self) -> PathBuf {
+        let mut name = self.inside.clone().into_os_string();
+        name.push("-wal");
+        PathBuf::from(name)
     }
 
     fn read(&self, known: &[String], until: Instant) -> Result<StoredSecrets, Refused> {
-        let connection = self.open()?;
-        connection.progress_handler(4096, Some(move || Instant::now() >= until));
-        let table = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'kine'";
-        let tables: i64 = connection.query_row(table, [], |row| row.get(0)).map_err(|e| refused(&e))?;
-        if tables == 0 {
-            return Err(Refused::NotKine);
-        }
-        let stored = count(&connection, known);
-        // Errors of closing a connection that only read are of no interest.
-        drop(connection);
-        stored
+        count_in(&self.path, self.way, known, until)
     }
+}
+
+/// Opens a database without changing it.
+fn open(path: &Path, way: Way) -> Result<Connection, Refused> {
+    let path = path.to_str().ok_or(Refused::NoText)?;
+    let mut uri = String::from("file:");
+    for byte in path.bytes() {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' => uri.push(char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => uri.push(char::from(byte)),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str(match way {
+        Way::Immutable => "?mode=ro&immutable=1",
+        Way::Wal => "?mode=ro&readonly_shm=1",
+        Way::Copy => "?mode=rw",
+    });
+    // The WAL of a copy has no index yet: SQLite makes one beside it.
+    let access = if way == Way::Copy { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
+    let flags = access | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let connection = Connection::open_with_flags(uri, flags).map_err(|e| refused(&e))?;
+    connection.busy_timeout(BUSY).map_err(|e| refused(&e))?;
+    // A small cache and nothing on disk; a schema from who knows where runs no code.
+    connection
+        .execute_batch(
+            "PRAGMA query_only=1; PRAGMA trusted_schema=0; PRAGMA cell_size_check=1; PRAGMA mmap_size=0; \
+                 PRAGMA temp_store=2; PRAGMA cache_size=-256;",
+        )
+        .map_err(|e| refused(&e))?;
+    Ok(connection)
+}
+
+/// Counts what a database holds.
+fn count_in(path: &Path, way: Way, known: &[String], until: Instant) -> Result<StoredSecrets, Refused> {
+    let connection = open(path, way)?;
+    connection.progress_handler(4096, Some(move || Instant::now() >= until));
+    let table = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'kine'";
+    let tables: i64 = connection.query_row(table, [], |row| row.get(0)).map_err(|e| refused(&e))?;
+    if tables == 0 {
+        return Err(Refused::NotKine);
+    }
+    let stored = count(&connection, known);
+    // Errors of closing a connection that only read are of no interest.
+    drop(connection);
+    stored
 }
 
 /// Counts in one statement, which is one transaction. Rows of one name follow each other in the order of their making.
@@ -352,6 +385,9 @@ fn refused(error: &rusqlite::Error) -> Refused {
         Some(ErrorCode::NotADatabase) => Refused::NotADatabase,
         Some(ErrorCode::DatabaseCorrupt) => Refused::Damaged,
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OperationInterrupted) => Refused::Busy,
+        _ if error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_READONLY_DIRECTORY) => {
+            Refused::NoAccess
+        }
         _ => Refused::Sqlite(error.sqlite_error().map_or(0, |e| e.extended_code)),
     }
 }

@@ -443,3 +443,39 @@ fn a_database_in_use_is_not_read_at_every_change() {
     assert_eq!(look(&host, DB, &[], &mut kept).value().unwrap().live, tally(0, 0, 0));
     assert!(Path::new(&store.path).exists());
 }
+
+#[test]
+fn a_copy_of_a_database_in_use_is_whole_or_says_that_it_is_not() {
+    let store = Store::new();
+    let mut writer = Writer::start(&store);
+    writer.put("a/first", AESCBC);
+    let host = store.host();
+    let files = Files::of(&host, DB).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let looping = {
+        let done = done.clone();
+        std::thread::spawn(move || {
+            let answers = [writer.say("loop"), writer.say("PRAGMA wal_checkpoint(TRUNCATE)"), writer.say("loop")];
+            done.store(true, Ordering::Release);
+            (answers, writer)
+        })
+    };
+    let (mut whole, mut last) = (0, 0);
+    while !done.load(Ordering::Acquire) || whole == 0 {
+        let Some(copy) = super::copy::Copy::of(&host, &files.inside, &files.wal_inside()).unwrap() else { continue };
+        let folder = copy.path().parent().unwrap().to_owned();
+        let stored = super::count_in(&copy.path(), super::Way::Copy, &[], Instant::now() + Duration::from_secs(60));
+        let stored = stored.unwrap();
+        assert!(stored.complete && stored.live.plain + stored.live.unclear == 0, "{stored:?}");
+        assert!(stored.live.total() >= last, "{stored:?} after {last}");
+        last = stored.live.total();
+        whole += 1;
+        assert!(folder.starts_with("/dev/shm"));
+        drop(copy);
+        assert!(!folder.exists(), "a copy was left behind");
+    }
+    let (answers, _writer) = looping.join().unwrap();
+    assert!(answers.iter().all(|answer| answer == "ok"), "{answers:?}");
+    // A log that was begun anew while its database was copied would not repair it: seen by its header.
+    assert_eq!(store.stored().live.total(), 3001);
+}
