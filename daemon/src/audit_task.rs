@@ -4,10 +4,13 @@
 //! longer named is followed on: see [`AuditWatch::follow`].
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flate2::Compression;
+use flate2::read::{ZlibDecoder, ZlibEncoder};
 use jiff::SignedDuration;
 use picket_audit::{Detector, Position, RuleError, each_event};
 use picket_host::{Host, Kind};
@@ -91,7 +94,7 @@ impl AuditWatch {
     ) -> Result<Self, AuditError> {
         let mut detector = detector(rules, &board)?;
         let (cursors, state) = ledger.with(|ledger| {
-            (ledger.audit_cursor().map(<[u8]>::to_vec), ledger.detector_state().map(|state| state.state.clone()))
+            (ledger.audit_cursor().map(<[u8]>::to_vec), ledger.detector_state().map(|state| unpacked(&state.state)))
         });
         let cursors = cursors.map_or_else(Vec::new, |bytes| cursors_of(&bytes));
         if let Some(state) = state.filter(|_| !cursors.is_empty())
@@ -358,7 +361,8 @@ impl AuditWatch {
             .detector
             .state_within(AuditMark::DETECTOR_MAX, &mut closed)
             .inspect_err(|error| tracing::warn!(error = %Chain(error), "what the audit rules remember cannot be kept"))
-            .ok();
+            .ok()
+            .map(|state| packed(&state));
         bodies.extend(closed.into_iter().map(|detection| EventBody::Detection { detection }));
         let now = self.host.now();
         self.ledger.with(|ledger| ledger.append(bodies, Some(AuditMark { cursor, detector }), now))?;
@@ -372,6 +376,27 @@ impl Log {
     fn new(path: String) -> Self {
         Self { path, reader: None, cursor: None, named: false, alive_at: Instant::now(), trouble: None }
     }
+}
+
+/// A detector's memory as it lies in the ledger. It goes with every append, and flash lives longer with less.
+fn packed(state: &[u8]) -> Vec<u8> {
+    // Reading from memory does not fail.
+    let mut bytes = Vec::new();
+    match ZlibEncoder::new(state, Compression::fast()).read_to_end(&mut bytes) {
+        Ok(_) if bytes.len() < state.len() => bytes,
+        _ => state.to_vec(),
+    }
+}
+
+/// The memory again; one that was not packed begins with a brace.
+fn unpacked(bytes: &[u8]) -> Vec<u8> {
+    if bytes.first() == Some(&b'{') {
+        return bytes.to_vec();
+    }
+    let mut state = Vec::new();
+    // What is broken does not parse, which is told then.
+    ZlibDecoder::new(bytes).take(AuditMark::DETECTOR_MAX as u64 * 2).read_to_end(&mut state).ok();
+    state
 }
 
 /// The places in the ledger: one of each log. Before there could be several it was a single one.
@@ -410,4 +435,28 @@ fn detector(folder: &Path, board: &Board) -> Result<Detector, RuleError> {
 
 fn gap(count: u64, detail: String) -> EventBody {
     EventBody::Gap { gap: Gap { reason: GapReason::AuditLog, count, first: None, last: None, detail } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_memory_is_the_same_after_it_was_packed_and_one_of_before_is_read_too() {
+        let state = format!("{{\"windows\":[{}]}}", "[1,2],".repeat(5000)).into_bytes();
+        assert!(packed(&state).len() < state.len() / 10);
+        assert_eq!(unpacked(&packed(&state)), state);
+        assert_eq!(unpacked(&state), state);
+        assert_eq!(unpacked(&packed(b"{}")), b"{}");
+    }
+
+    #[test]
+    fn places_of_several_logs_and_of_the_single_one_of_before_are_read() {
+        let cursor = Cursor { path: "/a".into(), done: None, file: None };
+        let one = serde_json::to_vec(&cursor).unwrap_or_default();
+        let many = serde_json::to_vec(&[&cursor, &cursor]).unwrap_or_default();
+        assert_eq!(cursors_of(&one), [cursor.clone()]);
+        assert_eq!(cursors_of(&many).len(), 2);
+        assert!(cursors_of(b"nonsense").is_empty());
+    }
 }

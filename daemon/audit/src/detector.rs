@@ -358,6 +358,11 @@ impl Detector {
                 }
                 true
             }
+            // Nothing comes after it: what is remembered are the sessions that are open.
+            Some("ResponseComplete") if !self.started.is_empty() && self.started.holds(id(), request) => {
+                self.started.forget(id());
+                false
+            }
             _ => self.started.is_empty() || !self.started.holds(id(), request),
         }
     }

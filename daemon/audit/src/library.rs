@@ -293,10 +293,16 @@ fn line_in(what: &str) -> Option<usize> {
 /// The line of what an error quotes, else that of the detection.
 fn line_named(document: &str, start: usize, what: &str) -> usize {
     let quoted = what.split(['\'', '"', '`']).skip(1).step_by(2);
-    let last = what.rsplit(": ").next().filter(|words| *words != what && words.len() < 128);
+    let lines: Vec<&str> = document.lines().collect();
+    let word = what.rsplit(": ").next().filter(|word| !word.is_empty() && !word.contains(' '));
     quoted
-        .chain(last)
         .filter(|words| !words.is_empty())
-        .find_map(|words| document.lines().position(|line| line.contains(words)).map(|at| at + 1))
+        .find_map(|words| lines.iter().position(|line| line.contains(words)))
+        // A name that nothing has stands where it is used, which is behind what there is.
+        .or_else(|| {
+            let is_word = |line: &&str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| Some(w) == word);
+            lines.iter().rposition(is_word)
+        })
+        .map(|at| at + 1)
         .unwrap_or_else(|| line_of(document, start, "detection:"))
 }

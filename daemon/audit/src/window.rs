@@ -141,6 +141,13 @@ impl Started {
         }
     }
 
+    /// Forgets one.
+    pub(crate) fn forget(&mut self, id: u64) {
+        if self.known.remove(&id).is_some() {
+            self.order.retain(|known| *known != id);
+        }
+    }
+
     /// Forgets the older half; false when there is none.
     pub(crate) fn forget_half(&mut self) -> bool {
         let some = !self.order.is_empty();
