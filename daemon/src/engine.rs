@@ -20,6 +20,7 @@ use crate::local::{Local, Places, Waivers};
 use crate::remembered::{Remembered, Running};
 use crate::settings::Watch;
 use crate::settle::{Moment, Settle};
+use crate::source::memory::same_start;
 use crate::source::watches::watches;
 use crate::source::{self, Ask, Seen, Source, sysctls};
 use crate::status::{Board, Unreadable};
@@ -190,6 +191,9 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Append`].
     pub fn sweep_files(&mut self) -> Result<Applied, EngineError> {
+        if self.another_process() {
+            return self.look(Why::Whole, &Source::ALL.into());
+        }
         let mut sources = BTreeSet::new();
         let mut prints = BTreeMap::new();
         for (folder, concerns) in &self.folders {
@@ -204,6 +208,18 @@ impl Engine {
         }
         self.prints = prints;
         if sources.is_empty() { Ok(Applied::default()) } else { self.look(Why::Sweep, &sources) }
+    }
+
+    /// Whether another K3s process runs than at the last look, or none any more. A start writes many files, but on an
+    /// agent none of those that configure it.
+    fn another_process(&self) -> bool {
+        let Some(seen) = &self.seen else { return false };
+        let Ok(process) = self.host.k3s_process() else { return false };
+        match (seen.snapshot.k3s_started_at.value(), process) {
+            (Some(was), Some(is)) => !same_start(*was, is.started),
+            (None, None) => false,
+            (Some(_), None) | (None, Some(_)) => true,
+        }
     }
 
     /// Looks again at what looked unfinished.
