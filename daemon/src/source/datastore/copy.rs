@@ -23,7 +23,7 @@ pub(super) const LARGEST: u64 = 48 * 1024 * 1024;
 /// Where copies live: memory on every Linux with systemd.
 const MEMORY: &str = "/dev/shm";
 /// The magic number of a tmpfs, see statfs(2).
-const TMPFS: i64 = 0x0102_1994;
+const TMPFS: u64 = 0x0102_1994;
 /// The header of a WAL: magic, version, page size, checkpoint number, two salts, two checksums.
 const HEADER: usize = 32;
 
@@ -38,7 +38,7 @@ impl Copy {
     pub(super) fn of(host: &Host, main: &Path, wal: &Path) -> Result<Option<Self>, Refused> {
         let memory = fs::canonicalize(MEMORY).map_err(|_| Refused::NoMemory)?;
         let kind = rustix::fs::statfs(&memory).map_err(|_| Refused::NoMemory)?.f_type;
-        if i64::try_from(kind).ok() != Some(TMPFS) {
+        if u64::try_from(kind).ok() != Some(TMPFS) {
             return Err(Refused::NoMemory);
         }
         let mut random = [0; 8];
