@@ -455,7 +455,7 @@ mod tests {
         let cursor = Cursor { path: "/a".into(), done: None, file: None };
         let one = serde_json::to_vec(&cursor).unwrap_or_default();
         let many = serde_json::to_vec(&[&cursor, &cursor]).unwrap_or_default();
-        assert_eq!(cursors_of(&one), [cursor.clone()]);
+        assert_eq!(cursors_of(&one), std::slice::from_ref(&cursor));
         assert_eq!(cursors_of(&many).len(), 2);
         assert!(cursors_of(b"nonsense").is_empty());
     }
