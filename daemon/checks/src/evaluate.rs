@@ -40,7 +40,8 @@ pub fn worst_status<'a>(verdicts: impl IntoIterator<Item = &'a Verdict>) -> Opti
     verdicts.into_iter().map(|v| v.status).max_by_key(|s| s.weight())
 }
 
-fn verdicts(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<Verdict> {
+/// The rows of one control.
+pub(crate) fn verdicts(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<Verdict> {
     // An agent says nothing of the cluster, but a benchmark report has a line for each number.
     let others_affair = control.scope == Scope::Cluster && snapshot.role == Some(Role::Agent);
     if !policy.lists(control) || (others_affair && !policy.asked_for(control)) {

@@ -81,7 +81,10 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
         Source::K3s => keys.extend([SourceKey::Configuration, SourceKey::Registries]),
         Source::ApiServer => keys.extend([SourceKey::Configuration, SourceKey::ApiServerFiles, SourceKey::Encryption]),
         Source::ControllerManager | Source::Scheduler | Source::CloudController => keys.push(SourceKey::Configuration),
-        Source::Kubelet => keys.extend([SourceKey::Configuration, SourceKey::KubeletDropins]),
+        Source::Kubelet => {
+            // Without the folder there are no drop-ins to judge.
+            keys.extend([SourceKey::Configuration, SourceKey::KubeletDropins, file("/agent/etc/kubelet.conf.d/*")]);
+        }
         Source::Etcd => keys.extend([SourceKey::EtcdConfig, SourceKey::Certificates]),
         Source::Sysctl if control.expected.op == Op::PersistedEquals => {
             keys.extend([SourceKey::PersistedSysctls, SourceKey::Configuration]);
@@ -92,17 +95,41 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
         }
         Source::Token => {
             keys.extend([SourceKey::Tokens, SourceKey::Units, SourceKey::Configuration, SourceKey::Clock]);
+            // Whether it is a link, and the time of the passwords behind it.
+            keys.extend(
+                ["/server/cred/passwd", "/server/token", "/server/agent-token", "/server/node-token"].map(file),
+            );
         }
-        Source::X509 => keys.extend([SourceKey::Certificates, SourceKey::Clock, SourceKey::Served]),
+        Source::X509 => {
+            keys.extend([SourceKey::Certificates, SourceKey::Clock, SourceKey::Served]);
+            if !control.what.iter().any(|what| what.starts_with('/')) {
+                // All certificates of the node: which files there are is asked of the folders.
+                keys.extend(["/server/tls/**", "/agent/*.crt"].map(file));
+            }
+        }
         Source::AuditPolicy => keys.extend([SourceKey::AuditPolicy, SourceKey::Configuration]),
         Source::AuditLog => keys.extend([SourceKey::AuditLog, SourceKey::Configuration, SourceKey::Clock]),
         Source::Datastore => {
             keys.extend([SourceKey::Configuration, SourceKey::Datastore, SourceKey::Encryption]);
+            // Which engine it is shows in what lies there.
+            keys.extend(["/server/db/*", "/server/db/etcd/member"].map(file));
         }
         Source::Trap => {
             keys.extend([SourceKey::Configuration, SourceKey::KubeletDropins, SourceKey::ApiServerFiles]);
         }
         Source::ClusterApi => {}
+    }
+    if matches!(control.source, Source::AuditPolicy | Source::AuditLog) {
+        // Times and modes of the files that the flags name.
+        for flag in ["audit-policy-file", "audit-log-path"] {
+            if let Ok(Some(file)) = Context::in_force(snapshot, policy).file_flag(flag) {
+                keys.push(SourceKey::Files(FilePattern::new(file.value.clone())));
+            }
+        }
+    }
+    if keys.contains(&SourceKey::Encryption) {
+        // Whether the file is there says whether anything is encrypted at all.
+        keys.extend(["/server/cred/encryption-config.json", "/server/cred/encryption-state.json"].map(file));
     }
     for id in crate::evaluate::part_ids(control) {
         // One level is enough: the combinations of the catalogue name plain controls.

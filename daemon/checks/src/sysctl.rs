@@ -38,6 +38,19 @@ pub struct PersistedSysctls {
     pub malformed: Vec<(String, u32)>,
 }
 
+impl PartialEq for PersistedSysctls {
+    fn eq(&self, other: &Self) -> bool {
+        let globs = |of: &Self| -> Vec<(String, PersistedValue)> {
+            of.globs.iter().map(|(glob, value)| (glob.glob().glob().to_owned(), value.clone())).collect()
+        };
+        self.exact == other.exact
+            && self.excluded == other.excluded
+            && self.unreadable == other.unreadable
+            && self.malformed == other.malformed
+            && globs(self) == globs(other)
+    }
+}
+
 impl PersistedSysctls {
     /// Works out what files with these paths and contents set. Files outside [`SYSCTL_FOLDERS`] and names that do not
     /// end in `.conf` are left out, as systemd-sysctl does. A link to `/dev/null` is a file with empty content.

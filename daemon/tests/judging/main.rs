@@ -2,6 +2,7 @@
 //! differently, and judging again after a change.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod again;
 mod benchmark;
 mod local;
 mod nodes;

@@ -1,0 +1,112 @@
+//! What differs between two snapshots, so that only what depends on it is judged again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use picket_model::{Observation, Verdict};
+
+use crate::evaluate::verdicts;
+use crate::policy::Policy;
+use crate::snapshot::Snapshot;
+use crate::sources::{SourceKey, depends};
+
+/// What differs between two snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    keys: BTreeSet<SourceKey>,
+    /// Files and folders whose metadata differ.
+    paths: BTreeSet<String>,
+}
+
+impl Changes {
+    /// Compares two snapshots, source by source.
+    pub fn between(before: &Snapshot, after: &Snapshot) -> Self {
+        let mut changes = Self::default();
+        changes.paths.extend(differing(&before.files, &after.files));
+        changes.paths.extend(differing(&before.folders, &after.folders));
+        macro_rules! compare {
+            ($($key:ident: $($field:ident),+;)+) => {
+                $(if $(before.$field != after.$field)||+ { changes.keys.insert(SourceKey::$key); })+
+            };
+        }
+        compare! {
+            Process: role, data_dir, k3s_version, k3s_started_at, rooted;
+            Clock: at;
+            Configuration: declared, running, traps;
+            KubeletDropins: kubelet_dropins;
+            EtcdConfig: etcd_config;
+            Sysctls: sysctls;
+            PersistedSysctls: persisted_sysctls;
+            Certificates: certificates, keys;
+            Served: served;
+            Datastore: datastores;
+            Tokens: tokens, join_token;
+            Units: units;
+            Encryption: encryption_configs, encryption_state;
+            AuditPolicy: audit_policies;
+            AuditLog: audit_logs;
+            ApiServerFiles: admission_configs, authentication_configs, authorization_configs;
+            Registries: registries;
+            Selinux: selinux_enforcing;
+        }
+        changes
+    }
+
+    /// Whether nothing differs.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.paths.is_empty()
+    }
+
+    /// Whether a source differs.
+    pub fn touch(&self, key: &SourceKey) -> bool {
+        match key {
+            SourceKey::Files(pattern) => {
+                let base = pattern.base();
+                // The folder that holds it, and those above: a folder that went away took it along.
+                self.paths.iter().any(|path| {
+                    pattern.matches(path) || pattern.passes(path) || path == base || crate::needs::is_below(base, path)
+                })
+            }
+            other => self.keys.contains(other),
+        }
+    }
+}
+
+fn differing<T: PartialEq>(
+    before: &BTreeMap<String, Observation<T>>,
+    after: &BTreeMap<String, Observation<T>>,
+) -> BTreeSet<String> {
+    let mut paths: BTreeSet<String> =
+        after.iter().filter(|(path, seen)| before.get(*path) != Some(*seen)).map(|(path, _)| path.clone()).collect();
+    paths.extend(before.keys().filter(|path| !after.contains_key(*path)).cloned());
+    paths
+}
+
+/// The verdicts on a snapshot, of which `previous` are those on the one before it: only controls that depend on what
+/// changed are judged again. The result is that of [`crate::evaluate`]; the policy must be the same.
+pub fn evaluate_changes(
+    snapshot: &Snapshot,
+    policy: &Policy,
+    changes: &Changes,
+    previous: Vec<Verdict>,
+) -> (Vec<Verdict>, usize) {
+    let mut before: BTreeMap<String, Vec<Verdict>> = BTreeMap::new();
+    for verdict in previous {
+        match before.get_mut(&verdict.control) {
+            Some(rows) => rows.push(verdict),
+            None => {
+                before.insert(verdict.control.clone(), vec![verdict]);
+            }
+        }
+    }
+    let mut all = Vec::new();
+    let mut judged = 0;
+    for control in policy.catalogue.controls() {
+        if depends(snapshot, policy, control).iter().any(|key| changes.touch(key)) {
+            judged += 1;
+            all.extend(verdicts(snapshot, policy, control));
+        } else {
+            all.extend(before.remove(&control.id).unwrap_or_default());
+        }
+    }
+    (all, judged)
+}
