@@ -228,13 +228,7 @@ impl Problem {
             &self.detail,
             expected,
             remedy,
-            Evidence {
-                path: Some(self.path.clone()),
-                line: self.line,
-                layer: None,
-                detail: self.detail.clone(),
-                ..Evidence::default()
-            },
+            Evidence { path: Some(self.path.clone()), line: self.line, layer: None, detail: self.detail.clone() },
         )
     }
 }

@@ -107,7 +107,6 @@ impl Waivers {
                 line: Some(waiver.line),
                 layer: Some("waiver".to_owned()),
                 detail: format!("waived until {}: {}", waiver.expires, waiver.reason),
-                ..Evidence::default()
             });
             waived.insert(index, Waived { reason: waiver.reason.clone(), expires: waiver.expires });
         }

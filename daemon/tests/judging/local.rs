@@ -250,7 +250,7 @@ fn a_waiver_that_cannot_be_used_waives_nothing_and_is_told() {
         node.sample.write(WAIVERS, &text).unwrap();
         let (report, local) = node.scan_local();
         let said = problems(&local).join("\n");
-        assert!(said.contains(&format!("{WAIVERS}")) && said.contains(part), "{part:?} is not in {said}");
+        assert!(said.contains(WAIVERS) && said.contains(part), "{part:?} is not in {said}");
         assert!(report.waived.is_empty());
         assert_eq!(rows(&report, "picket-waivers").len(), 1);
     }
