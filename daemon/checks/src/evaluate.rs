@@ -3,6 +3,8 @@
 //! 1. Is the control listed? 2. Does its scope fit the role? 3. Its precondition. 4. `manual` and `report`.
 //! 5. Its source. 6. Its op.
 
+use std::collections::BTreeMap;
+
 use picket_model::{Evidence, Role, Severity, State, Status, Verdict};
 
 use crate::catalogue::{Control, IfAbsent, Op, Scope, Source};
@@ -51,7 +53,7 @@ pub(crate) fn verdicts(snapshot: &Snapshot, policy: &Policy, control: &Control) 
     let expected = words::expected(words_in, control);
     let remedy = words_in.remedy(&control.remedy);
     let severity = severity(words_in, control);
-    both_states(snapshot, policy, control)
+    one_row_a_subject(both_states(snapshot, policy, control))
         .into_iter()
         .map(|row| {
             let evidence =
@@ -71,6 +73,23 @@ pub(crate) fn verdicts(snapshot: &Snapshot, policy: &Policy, control: &Control) 
             }
         })
         .collect()
+}
+
+/// The subject is part of a finding's identity: where two patterns of a control meet in one file, the stronger row stays.
+fn one_row_a_subject(rows: Vec<Row>) -> Vec<Row> {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut kept: Vec<Row> = Vec::with_capacity(rows.len());
+    for row in rows {
+        match seen.get(&row.subject).and_then(|at| kept.get_mut(*at)) {
+            Some(before) if row.status.weight() > before.status.weight() => *before = row,
+            Some(_) => {}
+            None => {
+                seen.insert(row.subject.clone(), kept.len());
+                kept.push(row);
+            }
+        }
+    }
+    kept
 }
 
 /// The control's severity. Values that are not persisted keep K3s down after the next reboot where the kubelet insists
