@@ -11,7 +11,7 @@ use crate::args::Get;
 /// A filter that cannot be understood.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FilterError {
-    #[error("--severity: {0}")]
+    #[error("--severity")]
     Severity(#[from] picket_model::UnknownSeverity),
     #[error("--status: unknown state {0:?}: use open, blind, resolved or all")]
     Status(String),
