@@ -121,7 +121,7 @@ pub fn list_findings(
     Ok(answer)
 }
 
-/// Detections, newest first.
+/// Detections, newest first; each once, as it is known now, however often it was counted on.
 ///
 /// # Errors
 /// [`QueryError`].
@@ -131,7 +131,8 @@ pub fn list_detections(
     request: v1::ListDetectionsRequest,
 ) -> Result<v1::ListDetectionsResponse, QueryError> {
     let paging = Paging::from_wire(List::Detections, request.filter.as_ref(), request.page)?;
-    let query = Filter::from_wire(request.filter)?.events(directory, vec![EventKind::Detection], paging.size)?;
+    let mut query = Filter::from_wire(request.filter)?.events(directory, vec![EventKind::Detection], paging.size)?;
+    query.latest = true;
     let (detections, next_page_token) = events(store, directory, &paging, query)?;
     Ok(v1::ListDetectionsResponse { detections, next_page_token })
 }

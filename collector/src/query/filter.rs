@@ -172,6 +172,7 @@ impl Filter {
             min_severity: self.min_severity,
             states: self.states.clone(),
             controls: self.controls.clone(),
+            latest: false,
             since: self.since,
             before: None,
             limit,

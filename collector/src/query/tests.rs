@@ -213,6 +213,9 @@ fn events_are_listed_newest_first_and_detections_apart() {
     assert_eq!((second.events.len(), second.next_page_token.as_str()), (4, ""));
     let request =
         v1::ListDetectionsRequest { filter: filter(|f| f.controls = vec!["secret-list".to_owned()]), page: None };
+    assert_eq!(list_detections(&store, &directory, request.clone()).unwrap().detections.len(), 9);
+    // Counted on: still the same detection.
+    deliver(&store, 1, 7, [detection("secret-list", Severity::High)]);
     assert_eq!(list_detections(&store, &directory, request).unwrap().detections.len(), 9);
     let nothing = v1::ListHistoryRequest { filter: filter(|f| f.selector = "site=rome".to_owned()), page: None };
     assert_eq!(list_history(&store, &directory, nothing).unwrap(), v1::ListHistoryResponse::default());

@@ -11,8 +11,9 @@
 //! | detection index | last position | positions of the detections in one unit, with their marks |
 //! | current | node, control, 0, hash of control and subject | which event says what a finding is now |
 //! | counts | node | findings open and blind, by severity |
+//! | latest | node, hash of what tells a detection from others | position of the newest event that tells of it |
 
-use picket_model::{Epoch, NodeId};
+use picket_model::{Detection, Epoch, NodeId};
 use sha2::{Digest, Sha256};
 
 use crate::{Position, Table};
@@ -30,6 +31,7 @@ pub(crate) enum Kind {
     DetectionIndex = 0x07,
     Current = 0x08,
     Counts = 0x09,
+    Latest = 0x0a,
 }
 
 fn start(kind: Kind, len: usize) -> Vec<u8> {
@@ -144,6 +146,21 @@ pub(crate) fn counts(node: NodeId) -> Vec<u8> {
     key
 }
 
+/// Of a detection that is counted on, rule, first event and its time stay the same.
+pub(crate) fn latest(node: NodeId, detection: &Detection) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    for text in [&detection.rule, &detection.audit_id, &detection.file] {
+        hash.update((text.len() as u64).to_be_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.update(detection.line.to_be_bytes());
+    hash.update(detection.time.as_nanosecond().to_be_bytes());
+    let mut key = start(Kind::Latest, 32);
+    key.extend_from_slice(node.as_bytes());
+    key.extend(hash.finalize().iter().take(16));
+    key
+}
+
 /// The node in a key of a kind that has one.
 pub(crate) fn node_of(key: &[u8]) -> Option<NodeId> {
     key.get(1..17)?.try_into().ok().map(NodeId::from_bytes)
@@ -192,6 +209,28 @@ mod tests {
         assert_eq!(hex(&detection_index(p)), "070000000000000102");
         assert_eq!(hex(&current(node, "c", "/etc")), format!("08{n}63001434ce891426475bd6c61d42bec7df32"));
         assert_eq!(hex(&counts(node)), format!("09{n}"));
+        let detection = Detection {
+            rule: "r".to_owned(),
+            severity: picket_model::Severity::Low,
+            title: String::new(),
+            file: "/f".to_owned(),
+            line: 7,
+            audit_id: "a".to_owned(),
+            audit_ids: Vec::new(),
+            user: String::new(),
+            impersonated: None,
+            source: None,
+            forgeable_sources: Vec::new(),
+            verb: String::new(),
+            object: picket_model::ObjectRef::default(),
+            outcome: String::new(),
+            code: None,
+            time: jiff::Timestamp::UNIX_EPOCH,
+            last_time: jiff::Timestamp::UNIX_EPOCH,
+            count: 1,
+            mitre: Vec::new(),
+        };
+        assert_eq!(hex(&latest(node, &detection)), format!("0a{n}9b65d28a797a6257e530954094360c54"));
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub struct EventQuery {
     pub states: Vec<FindingState>,
     /// Of which controls or rules; other events are left out when this is set.
     pub controls: BTreeSet<String>,
+    /// Of a detection that was counted on, only the newest event.
+    pub latest: bool,
     /// That became durable at this time or later.
     pub since: Option<Timestamp>,
     /// Older than this place.

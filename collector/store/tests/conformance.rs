@@ -47,6 +47,7 @@ suite!(
     findings_are_filtered,
     events_are_paged_newest_first,
     events_are_filtered,
+    a_detection_that_is_counted_on_is_listed_once,
     time_in_the_history_never_goes_back,
     long_events_come_back_whole,
     retention_by_number_keeps_what_is_so_now,
@@ -352,6 +353,38 @@ fn events_are_filtered(store: &dyn Store) {
         assert_eq!(seqs(EventQuery { since: Some(at(2)), ..base.clone() }), [5, 4, 3, 2, 1]);
         assert_eq!(seqs(EventQuery { since: Some(at(3)), ..base }), Vec::<u64>::new());
     }
+}
+
+fn counted(rule: &str, audit_id: &str, count: u64) -> EventBody {
+    let EventBody::Detection { mut detection } = detection(rule, Severity::Low) else { unreachable!() };
+    (detection.audit_id, detection.count) = (audit_id.to_owned(), count);
+    EventBody::Detection { detection }
+}
+
+fn a_detection_that_is_counted_on_is_listed_once(store: &dyn Store) {
+    let bodies = vec![counted("r", "a", 1), counted("r", "b", 1), counted("r", "a", 10), opened("c", Severity::High)];
+    commit(store, 1, delivery(node(1), epoch(1), 1, bodies)).unwrap();
+    commit(store, 2, delivery(node(2), epoch(1), 1, vec![counted("r", "a", 7)])).unwrap();
+    // Further, in another unit, and by a node that began anew meanwhile.
+    commit(store, 3, delivery(node(1), epoch(2), 1, vec![counted("r", "a", 20), counted("s", "a", 1)])).unwrap();
+    let listed = |scope: &Scope, latest| {
+        let kinds = vec![EventKind::Detection];
+        let query = EventQuery { limit: 2, kinds, latest, scope: scope.clone(), ..EventQuery::default() };
+        let show = |e: &picket_store::StoredEvent| match &e.event.body {
+            EventBody::Detection { detection: d } => format!("{} {} {}", d.rule, d.audit_id, d.count),
+            body => format!("{body:?}"),
+        };
+        all_events(store, query).iter().map(show).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&Scope::All, true), ["s a 1", "r a 20", "r a 7", "r b 1"]);
+    assert_eq!(listed(&one(1), true), ["s a 1", "r a 20", "r b 1"]);
+    assert_eq!(listed(&one(1), false), ["s a 1", "r a 20", "r a 10", "r b 1", "r a 1"]);
+    // What is gone from the history leaves nothing behind, and what is left is listed as before.
+    retain_all(store, 4, Retention { max_age: SignedDuration::from_hours(1), max_events: 2 });
+    assert_eq!(listed(&Scope::All, true), ["s a 1", "r a 20"]);
+    retain_all(store, 4, Retention { max_age: SignedDuration::from_secs(0), max_events: 1 });
+    commit(store, 5, delivery(node(1), epoch(2), 3, vec![counted("r", "b", 2)])).unwrap();
+    assert_eq!(listed(&Scope::All, true)[0], "r b 2");
 }
 
 fn time_in_the_history_never_goes_back(store: &dyn Store) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use jiff::Timestamp;
-use picket_model::{EventKind, FindingState, Severity};
+use picket_model::{EventBody, EventKind, FindingState, Severity};
 
 use super::state::Current;
 use super::{KvStore, damaged_event, index};
@@ -48,7 +48,6 @@ impl<'q> Sieve<'q> {
 
     /// Is this event meant? Marks know the control only by a hash.
     fn lets_event(&self, stored: &StoredEvent) -> bool {
-        use picket_model::EventBody;
         self.query.controls.is_empty()
             || match &stored.event.body {
                 EventBody::Detection { detection } => self.query.controls.contains(&detection.rule),
@@ -152,12 +151,20 @@ impl<E: Engine> KvStore<E> {
         let mut page = EventPage { events: Vec::with_capacity(found.positions.len()), next: found.stopped };
         for position in found.positions {
             if let Some(stored) = self.event_at(position)?
-                && sieve.lets_event(&stored)
+                && self.is_meant(sieve, &stored)?
             {
                 page.events.push(stored);
             }
         }
         Ok(page)
+    }
+
+    fn is_meant(&self, sieve: &Sieve<'_>, stored: &StoredEvent) -> Result<bool, StoreError> {
+        Ok(sieve.lets_event(stored)
+            && match &stored.event.body {
+                EventBody::Detection { detection } if sieve.query.latest => self.is_latest(stored, detection)?,
+                _ => true,
+            })
     }
 
     /// Goes through the history itself.
@@ -195,7 +202,7 @@ impl<E: Engine> KvStore<E> {
         let mut page = EventPage { events: Vec::with_capacity(found.len()), next };
         for (position, first) in found {
             if let Some(stored) = self.finish_event(position, &first)?
-                && sieve.lets_event(&stored)
+                && self.is_meant(sieve, &stored)?
             {
                 page.events.push(stored);
             }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
-use picket_model::FindingState;
+use picket_model::{EventBody, EventKind, FindingState};
 
 use super::unit::UNIT_EVENTS;
 use super::{KvStore, MARK_NAME, damaged_event};
@@ -45,8 +45,14 @@ impl<E: Engine> KvStore<E> {
             last = Some(position);
             // These exist only where the event is the last of its unit.
             batch.remove(key::node_index(head.node, position));
-            if head.mark.kind == picket_model::EventKind::Detection {
+            if head.mark.kind == EventKind::Detection {
                 batch.remove(key::detection_index(position));
+                if let Some(stored) = self.finish_event(position, &first)?
+                    && let EventBody::Detection { detection } = &stored.event.body
+                    && self.is_latest(&stored, detection)?
+                {
+                    batch.remove(key::latest(head.node, detection));
+                }
             }
             if head.mark.state.is_some()
                 && let Some(stored) = self.finish_event(position, &first)?

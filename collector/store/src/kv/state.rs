@@ -1,13 +1,13 @@
 //! The records that follow from events: cursors, what a finding is now, counts.
 
 use jiff::Timestamp;
-use picket_model::{ChainHash, Epoch, FindingState, NodeId, Seq, Severity};
+use picket_model::{ChainHash, Detection, Epoch, FindingState, NodeId, Seq, Severity};
 
 use super::KvStore;
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::event::{severity_code, severity_from, state_code, state_from};
 use crate::key::{self, Kind};
-use crate::{Counts, Cursor, Engine, Order, Position, StoreError};
+use crate::{Counts, Cursor, Engine, Order, Position, StoreError, StoredEvent};
 
 const CURSOR_VERSION: u8 = 1;
 const CURRENT_VERSION: u8 = 1;
@@ -115,6 +115,16 @@ impl<E: Engine> KvStore<E> {
     pub(super) fn read_current(&self, key: &[u8]) -> Result<Option<Current>, StoreError> {
         let Some(value) = self.engine.get(key)? else { return Ok(None) };
         Current::decode(&value).map(Some).map_err(|e| StoreError::damaged("current finding", key, e.to_string()))
+    }
+
+    /// Is there no newer event that tells of the same detection? Histories from before this was noted say nothing of
+    /// it: there each counts as the newest.
+    pub(super) fn is_latest(&self, stored: &StoredEvent, detection: &Detection) -> Result<bool, StoreError> {
+        let key = key::latest(stored.node, detection);
+        let Some(value) = self.engine.get(&key)? else { return Ok(true) };
+        let position = <[u8; 8]>::try_from(value.as_slice())
+            .map_err(|_| StoreError::damaged("newest event of a detection", &key, "it does not have 8 bytes"))?;
+        Ok(u64::from_be_bytes(position) <= stored.position.0)
     }
 
     pub(super) fn read_counts(&self, node: NodeId) -> Result<Counts, StoreError> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use picket_model::{Epoch, Event, NodeId};
+use picket_model::{Epoch, Event, EventBody, NodeId};
 
 use super::state::Current;
 use super::{KvStore, index};
@@ -86,8 +86,9 @@ impl Unit {
         }
         let entry = index::Entry { position, node, mark };
         self.nodes.entry(node).or_default().push(entry);
-        if mark.kind == picket_model::EventKind::Detection {
+        if let EventBody::Detection { detection } = &event.body {
             self.detections.push(entry);
+            self.batch.put(key::latest(node, detection), position.0.to_be_bytes().to_vec());
         }
         let (first, parts) = encode(node, mark, event);
         self.bytes += first.len() + parts.iter().map(Vec::len).sum::<usize>();
