@@ -17,9 +17,6 @@ pub enum HostError {
         /// Why it cannot be used.
         reason: ReadError,
     },
-    /// The kernel lacks the one call that keeps links inside the root.
-    #[error("this kernel has no openat2; picket needs Linux 5.6 or newer")]
-    KernelTooOld,
 }
 
 /// Why a file or folder could not be read. The path is the caller's: it stands in the evidence.

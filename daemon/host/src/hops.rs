@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::OFlags;
 use std::os::fd::AsFd;
 
-use crate::host::link_text;
+use crate::root::link_text;
 use crate::{Host, Kind, Meta, ReadError};
 
 /// The kernel's own limit of links in one look-up.

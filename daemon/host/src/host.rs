@@ -2,29 +2,28 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use picket_service::clock::Clock;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::root::{Root, Way, link_text};
 use crate::{HostError, Kind, Meta, ReadError};
 
 /// How often a file that changes under the reader is read anew before the reader gives up.
 const ATTEMPTS: u32 = 3;
-/// How often the kernel's "try again" is obeyed: it comes when something was renamed during a look-up with `..`.
-const AGAIN: u32 = 16;
 
 /// A machine, or a folder that stands for one.
 #[derive(Debug)]
 pub struct Host {
-    root: OwnedFd,
+    root: Root,
     root_path: PathBuf,
     /// The proc file system whose `sys` folder holds the kernel parameters; none where it is not known.
-    proc: Option<OwnedFd>,
+    proc: Option<Root>,
     live: bool,
     clock: Arc<dyn Clock>,
 }
@@ -52,10 +51,10 @@ impl Host {
     /// This machine.
     ///
     /// # Errors
-    /// When `/` or `/proc` cannot be opened, or the kernel is too old.
+    /// When `/` or `/proc` cannot be opened.
     pub fn live(clock: Arc<dyn Clock>) -> Result<Self, HostError> {
-        let root = open_root(Path::new("/"))?;
-        let proc = open_root(Path::new("/proc"))?;
+        let root = Root::open(Path::new("/"))?;
+        let proc = Root::open(Path::new("/proc"))?;
         Ok(Self { root, root_path: PathBuf::from("/"), proc: Some(proc), live: true, clock })
     }
 
@@ -63,11 +62,11 @@ impl Host {
     /// folder, and none otherwise.
     ///
     /// # Errors
-    /// When the folder cannot be opened, or the kernel is too old.
+    /// When the folder cannot be opened.
     pub fn rooted(dir: &Path, clock: Arc<dyn Clock>) -> Result<Self, HostError> {
-        let root = open_root(dir)?;
+        let root = Root::open(dir)?;
         let root_path = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-        let proc = open_in(root.as_fd(), Path::new("proc"), OFlags::PATH | OFlags::DIRECTORY).ok();
+        let proc = root.below(Path::new("proc")).ok();
         Ok(Self { root, root_path, proc, live: false, clock })
     }
 
@@ -77,8 +76,17 @@ impl Host {
     /// # Errors
     /// When the folder cannot be opened.
     pub fn with_proc(mut self, dir: &Path) -> Result<Self, HostError> {
-        self.proc = Some(open_root(dir)?);
+        self.proc = Some(Root::open(dir)?);
         Ok(self)
+    }
+
+    /// The same host without the kernel's help in keeping look-ups inside the root, as before Linux 5.6 and in sandboxes
+    /// that refuse `openat2`. It is found out by itself where that is so.
+    #[must_use]
+    pub fn step_by_step(mut self) -> Self {
+        self.root = self.root.by(Way::Steps);
+        self.proc = self.proc.map(|proc| proc.by(Way::Steps));
+        self
     }
 
     /// Whether this is the machine itself, with processes, sockets and a present.
@@ -158,7 +166,7 @@ impl Host {
         if kind != Kind::Link {
             return Err(ReadError::NotRegular(kind));
         }
-        link_text(fd.as_fd())
+        Ok(link_text(fd.as_fd())?)
     }
 
     /// The whole of a regular file, if it is not larger than `limit` bytes. A file that changes meanwhile is read
@@ -187,7 +195,7 @@ impl Host {
     /// # Errors
     /// [`ReadError::NotRegular`] for anything that is no regular file.
     pub fn open_file(&self, path: &Path) -> Result<File, ReadError> {
-        open_regular(self.root.as_fd(), path)
+        self.root.regular(path)
     }
 
     /// A small text file of a pseudo file system below the root, such as `/sys`, whose size the kernel does not tell.
@@ -195,7 +203,7 @@ impl Host {
     /// # Errors
     /// [`ReadError`].
     pub fn special(&self, path: &Path, limit: u64) -> Result<String, ReadError> {
-        read_unsized(self.root.as_fd(), path, limit)
+        read_unsized(&self.root, path, limit)
     }
 
     /// A kernel parameter's value, trimmed; `key` in the form of its path (`net/ipv4/ip_forward`).
@@ -204,7 +212,7 @@ impl Host {
     /// [`ReadError::NotHere`] where this host has no `/proc`; `Absent` where the kernel does not know the parameter.
     pub fn sysctl(&self, key: &str) -> Result<String, ReadError> {
         let proc = self.proc.as_ref().ok_or(ReadError::NotHere("/proc/sys"))?;
-        read_unsized(proc.as_fd(), &Path::new("sys").join(key.trim_start_matches('/')), 64 * 1024)
+        read_unsized(proc, &Path::new("sys").join(key.trim_start_matches('/')), 64 * 1024)
             .map(|text| text.trim().to_owned())
     }
 
@@ -214,71 +222,17 @@ impl Host {
     }
 
     /// This machine's `/proc`, for processes.
-    pub(crate) fn live_proc(&self) -> Result<BorrowedFd<'_>, ReadError> {
+    pub(crate) fn live_proc(&self) -> Result<&Root, ReadError> {
         match (&self.proc, self.live) {
-            (Some(proc), true) => Ok(proc.as_fd()),
+            (Some(proc), true) => Ok(proc),
             _ => Err(ReadError::NotHere("the process table")),
         }
     }
 
     /// Opens a path below the root.
     pub(crate) fn open_at(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, ReadError> {
-        open_in(self.root.as_fd(), path, flags)
+        self.root.at(path, flags)
     }
-}
-
-/// Opens a folder of the machine itself as a root.
-fn open_root(dir: &Path) -> Result<OwnedFd, HostError> {
-    let refuse = |errno: Errno| HostError::Root {
-        path: dir.to_path_buf(),
-        reason: if errno == Errno::NOTDIR { ReadError::NotRegular(Kind::File) } else { errno.into() },
-    };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(CWD, dir, flags, Mode::empty()).map_err(refuse)?;
-    match open_in_raw(fd.as_fd(), Path::new("."), flags) {
-        Err(Errno::NOSYS) => Err(HostError::KernelTooOld),
-        Err(errno) => Err(refuse(errno)),
-        Ok(_) => Ok(fd),
-    }
-}
-
-fn open_in_raw(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let mut tries = AGAIN;
-    loop {
-        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(Errno::AGAIN) if tries > 0 => tries -= 1,
-            Err(Errno::INTR) => {}
-            done => return done,
-        }
-    }
-}
-
-/// Opens a path below a root; links, absolute ones too, stay inside.
-pub(crate) fn open_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, ReadError> {
-    Ok(open_in_raw(root, path, flags)?)
-}
-
-/// Opens a regular file for reading. The kind is asked first through a descriptor that opens nothing, since the mere
-/// opening of a device can have an effect; and once more afterwards, since the name may have changed hands.
-pub(crate) fn open_regular(root: BorrowedFd<'_>, path: &Path) -> Result<File, ReadError> {
-    let look = Meta::of(&rustix::fs::fstat(open_in(root, path, OFlags::PATH)?)?);
-    if look.kind != Kind::File {
-        return Err(ReadError::NotRegular(look.kind));
-    }
-    let fd = open_in(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-    let kind = Meta::of(&rustix::fs::fstat(&fd)?).kind;
-    if kind != Kind::File {
-        return Err(ReadError::NotRegular(kind));
-    }
-    Ok(File::from(fd))
-}
-
-/// The text of the link a descriptor stands for.
-pub(crate) fn link_text(fd: BorrowedFd<'_>) -> Result<PathBuf, ReadError> {
-    use std::os::unix::ffi::OsStringExt;
-    let text = rustix::fs::readlinkat(fd, "", Vec::new())?;
-    Ok(PathBuf::from(std::ffi::OsString::from_vec(text.into_bytes())))
 }
 
 fn read_bounded(file: &File, expected: u64, limit: u64) -> Result<Vec<u8>, ReadError> {
@@ -291,8 +245,8 @@ fn read_bounded(file: &File, expected: u64, limit: u64) -> Result<Vec<u8>, ReadE
 }
 
 /// Reads a file whose size the kernel does not tell in advance, as those of `/proc`.
-fn read_unsized(root: BorrowedFd<'_>, path: &Path, limit: u64) -> Result<String, ReadError> {
-    let file = open_regular(root, path)?;
+fn read_unsized(root: &Root, path: &Path, limit: u64) -> Result<String, ReadError> {
+    let file = root.regular(path)?;
     let bytes = read_bounded(&file, 0, limit)?;
     String::from_utf8(bytes).map_err(|e| ReadError::NotText { offset: e.utf8_error().valid_up_to() })
 }

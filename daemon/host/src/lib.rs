@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - Nothing outside the root is ever opened. Absolute links and `..` are resolved inside it, by the kernel
-//!   (`openat2` with `RESOLVE_IN_ROOT`), not by string arithmetic that could race.
+//!   (`openat2` with `RESOLVE_IN_ROOT`) or, where that call is refused, step by step on descriptors; never by string
+//!   arithmetic that could race.
 //! - A read never blocks and never grows without bound: only regular files are read, up to a limit the caller gives.
 //! - A rooted host never reads the live machine: no `/proc`, no host name, no user names, unless told to.
 //! - This crate judges nothing and writes nothing.
@@ -15,6 +16,8 @@ mod host;
 mod journal;
 mod meta;
 mod process;
+mod root;
+mod walk;
 
 pub use error::{HostError, ReadError};
 pub use folder::{Entry, Matches, Problem};

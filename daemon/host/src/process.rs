@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{Dir, OFlags};
 use std::os::fd::AsFd;
 
-use crate::host::{link_text, open_in};
+use crate::root::link_text;
 use crate::{Host, ReadError};
 
 /// The most processes that are looked at.
@@ -57,7 +57,7 @@ impl Host {
     /// [`ReadError::NotHere`] for a rooted host; otherwise what kept `/proc` from being read.
     pub fn k3s_process(&self) -> Result<Option<K3sProcess>, ReadError> {
         let proc = self.live_proc()?;
-        let folder = open_in(proc, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let folder = proc.at(Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut pids: Vec<u32> = Vec::new();
         for entry in Dir::read_from(&folder)?.take(MOST_PROCESSES) {
             if let Ok(pid) = entry?.file_name().to_str().unwrap_or("").parse() {
@@ -117,7 +117,7 @@ impl Host {
     }
 
     fn proc_link(&self, path: &Path) -> Option<String> {
-        let fd = open_in(self.live_proc().ok()?, path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
+        let fd = self.live_proc().ok()?.at(path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
         link_text(fd.as_fd()).ok()?.into_os_string().into_string().ok()
     }
 

@@ -62,13 +62,18 @@ fn links_never_lead_out_of_the_root() {
         .link("/deep/a/up", "../../../../../../secret")
         .link("/deep/passwd", "../../../../../../../../etc/passwd")
         .link("/folder", "/data");
-    let host = tree.host();
-    assert_eq!(text(&host, "/absolute").unwrap(), "inside");
-    assert_eq!(text(&host, "/folder/token").unwrap(), "inside");
-    assert_eq!(text(&host, "/deep/passwd").unwrap(), "of the node");
-    assert_eq!(text(&host, "/up"), Err(ReadError::Absent));
-    assert_eq!(text(&host, "/deep/a/up"), Err(ReadError::Absent));
-    assert_eq!(text(&host, "/../../secret"), Err(ReadError::Absent));
+    for host in [tree.host(), tree.host().step_by_step()] {
+        assert_eq!(text(&host, "/absolute").unwrap(), "inside");
+        assert_eq!(text(&host, "/folder/token").unwrap(), "inside");
+        assert_eq!(text(&host, "/deep/passwd").unwrap(), "of the node");
+        assert_eq!(text(&host, "/up"), Err(ReadError::Absent));
+        assert_eq!(text(&host, "/deep/a/up"), Err(ReadError::Absent));
+        assert_eq!(text(&host, "/../../secret"), Err(ReadError::Absent));
+        assert_eq!(host.trail(Path::new("/deep/passwd")).end, Path::new("/etc/passwd"));
+        assert_eq!(host.glob("/d*/passwd").paths, [PathBuf::from("/deep/passwd")]);
+        let proc = host.with_proc(&tree.at("/data")).unwrap();
+        assert_eq!(proc.sysctl("none"), Err(ReadError::Absent));
+    }
 }
 
 #[test]
