@@ -33,7 +33,7 @@ use crate::cmd::queue;
 use crate::engine::{Engine, EngineError, Outlets, Parts, Why};
 use crate::identity::IdentityFolder;
 use crate::remembered::{MemoryError, Remembered};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Audit, Settings, SettingsError};
 use crate::source::Source;
 use crate::status::{Board, Responder};
 use crate::uplink::{self, Uplink, Vitals};
@@ -43,6 +43,8 @@ use crate::watch::Hints;
 const STOP: Duration = Duration::from_secs(10);
 /// How often something that looks unfinished is looked at again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long the reader of the audit log rests at most between two pieces of a backlog.
+const LONGEST_REST: Duration = Duration::from_millis(50);
 /// How long an essential task may be silent beyond its own rhythm.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -281,8 +283,9 @@ fn take_settings(new: Settings, settings: &watch::Sender<Settings>, log: &LogLev
         log_level: new.log_level.clone(),
         watch: new.watch,
         sweep: new.sweep,
-        audit: crate::settings::Audit {
+        audit: Audit {
             interval: new.audit.interval,
+            late_after: new.audit.late_after,
             path: new.audit.path.clone(),
             rules_dir: new.audit.rules_dir.clone(),
             ..old.audit.clone()
@@ -390,23 +393,24 @@ async fn watch_audit(
         pulse.beat();
         // Also when nothing in the settings changed: the rules' files may have.
         let reloaded = settings.has_changed().unwrap_or(false);
-        let (interval, given, rules) = {
-            let settings = settings.borrow_and_update();
-            (settings.audit.interval, settings.audit.path.clone(), settings.audit.rules_dir.clone())
-        };
+        let Audit { interval, path: given, rules_dir: rules, late_after, .. } =
+            settings.borrow_and_update().audit.clone();
         let only = given.is_some();
         let follow = given.map_or_else(|| paths.borrow_and_update().clone(), |p| vec![p.display().to_string()]);
         let watch = Arc::clone(&audit);
+        let begun = Instant::now();
         let more = tokio::task::spawn_blocking(move || {
             let mut watch = lock(&watch);
             if reloaded {
                 watch.use_rules(&rules)?;
             }
             watch.follow(&follow, only);
-            watch.step()
+            watch.step(late_after)
         })
         .await??;
         if more && !cancel.is_cancelled() {
+            // A day's backlog must not keep the findings from the processor and the disk.
+            tokio::time::sleep(begun.elapsed().div_f32(3.0).min(LONGEST_REST)).await;
             continue;
         }
         tokio::select! {

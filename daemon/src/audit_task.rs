@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::read::{ZlibDecoder, ZlibEncoder};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use picket_audit::{Detector, Position, RuleError, each_event};
 use picket_host::{Host, Kind};
 use picket_ledger::{AppendError, AuditMark, LedgerHandle};
-use picket_model::{EventBody, Gap, GapReason};
+use picket_model::{Detection, EventBody, Gap, GapReason};
 use picket_service::chain::Chain;
 use picket_tail::{Batch, Config, Cursor, Oddity, Reader, StartAt, TailError};
 
@@ -64,6 +64,19 @@ struct Log {
     alive_at: Instant,
     /// Last error that was logged.
     trouble: Option<String>,
+    /// Since when its end was not reached, by the monotonic clock and by the node's.
+    late: Option<(Instant, Timestamp)>,
+    /// That was raised.
+    late_told: bool,
+}
+
+/// Why the end of a log was not reached.
+#[derive(Debug, Clone, Copy)]
+enum Late {
+    /// There is more to read at once.
+    Behind,
+    /// It cannot be read.
+    Blind,
 }
 
 /// Follows the audit logs of a node: nearly always one.
@@ -170,12 +183,13 @@ impl AuditWatch {
     /// # Errors
     /// [`AuditError::Append`]. A log that cannot be read is no error: it is told in the log and the status, and tried
     /// again.
-    pub fn step(&mut self) -> Result<bool, AuditError> {
+    pub fn step(&mut self, late_after: Duration) -> Result<bool, AuditError> {
         let mut more = false;
         for at in 0..self.logs.len() {
             match self.read(at) {
                 Ok(None) => {}
                 Ok(Some(batch)) => {
+                    let late = batch.more.then_some(Late::Behind);
                     if let Some(log) = self.logs.get_mut(at) {
                         log.trouble = None;
                         if !batch.lines.is_empty() {
@@ -184,6 +198,7 @@ impl AuditWatch {
                     }
                     more |= batch.more;
                     self.take(at, batch)?;
+                    self.lag(at, late, late_after)?;
                 }
                 Err(error) => {
                     let text = Chain(&error).to_string();
@@ -195,16 +210,62 @@ impl AuditWatch {
                         );
                         log.trouble = Some(text);
                     }
+                    self.lag(at, Some(Late::Blind), late_after)?;
                 }
             }
         }
         let trouble = self.logs.iter().find_map(|log| log.trouble.clone());
-        let behind = self.logs.iter().filter_map(|log| log.reader.as_ref()).map(Reader::behind).sum();
+        let behind = self.logs.iter_mut().filter_map(|log| log.reader.as_mut()).map(Reader::behind).sum();
+        let late = self.logs.iter().filter_map(|log| log.late.map(|(_, since)| since)).min();
         self.board.update(|state| {
             state.audit.error = trouble;
+            state.audit.late_since = late;
             state.audit.behind = behind;
         });
         Ok(more)
+    }
+
+    /// Notes whether the end of a log was reached; raises once that it was not for too long.
+    fn lag(&mut self, at: usize, late: Option<Late>, after: Duration) -> Result<(), AuditError> {
+        let now = self.host.now();
+        let Some(log) = self.logs.get_mut(at) else { return Ok(()) };
+        let Some(late) = late else {
+            (log.late, log.late_told) = (None, false);
+            return Ok(());
+        };
+        let (since, _) = *log.late.get_or_insert_with(|| (Instant::now(), now));
+        if log.late_told || since.elapsed() < after {
+            return Ok(());
+        }
+        log.late_told = true;
+        let path = log.path.clone();
+        let rule = match late {
+            Late::Behind => "audit-reader-behind",
+            Late::Blind => "audit-gap",
+        };
+        let mut detections = Vec::new();
+        self.detector.sign(rule, Position { file: &path, line: 0 }, now, 1, &mut detections);
+        let bodies = self.told(detections);
+        if bodies.is_empty() { Ok(()) } else { self.append(bodies) }
+    }
+
+    /// Logs detections and makes events of them.
+    fn told(&self, detections: Vec<Detection>) -> Vec<EventBody> {
+        for detection in &detections {
+            tracing::warn!(
+                rule = detection.rule,
+                severity = detection.severity.as_str(),
+                user = detection.user,
+                source = detection.source,
+                audit_id = detection.audit_id,
+                count = detection.count,
+                "detection in the audit log: {}",
+                detection.title
+            );
+        }
+        let raised = detections.len() as u64;
+        self.board.update(|state| state.audit.detections += raised);
+        detections.into_iter().map(|detection| EventBody::Detection { detection }).collect()
     }
 
     /// Keeps the place in the log, for an orderly stop.
@@ -219,8 +280,15 @@ impl AuditWatch {
         let Some((path, cursor)) =
             self.logs.get(at).filter(|log| log.reader.is_none()).map(|log| (log.path.clone(), log.cursor.clone()))
         else {
+            let Some(path) = self.logs.get(at).map(|log| self.outside(Path::new(&log.path))) else { return Ok(None) };
             let reader = self.logs.get_mut(at).and_then(|log| log.reader.as_mut());
-            return reader.map(|reader| reader.poll(BUDGET)).transpose();
+            return reader
+                .map(|reader| {
+                    // A link on the way may lead elsewhere by now.
+                    reader.relocate(path);
+                    reader.poll(BUDGET)
+                })
+                .transpose();
         };
         let mut reader = self.open(&path, cursor)?;
         let batch = reader.poll(BUDGET);
@@ -286,11 +354,12 @@ impl AuditWatch {
             let rule = match sign.oddity {
                 Oddity::Truncated | Oddity::Unlinked => "audit-log-tampered",
                 Oddity::TooLong => "audit-unparsable-line",
+                Oddity::Lost => "audit-gap",
             };
             let position = Position { file: &sign.file, line: sign.line };
             self.detector.sign(rule, position, now, 1, &mut detections);
             if sign.oddity == Oddity::Unlinked {
-                tracing::error!(file = &*sign.file, "the audit log was deleted while its writer holds it open");
+                tracing::error!(file = &*sign.file, "the audit log lost its name while its writer holds it open");
             }
         }
         for (file, (line, count)) in &bad_in {
@@ -303,20 +372,7 @@ impl AuditWatch {
         {
             self.detector.tick(now, &mut detections);
         }
-        let raised = detections.len() as u64;
-        for detection in &detections {
-            tracing::warn!(
-                rule = detection.rule,
-                severity = detection.severity.as_str(),
-                user = detection.user,
-                source = detection.source,
-                audit_id = detection.audit_id,
-                count = detection.count,
-                "detection in the audit log: {}",
-                detection.title
-            );
-        }
-        let mut bodies: Vec<_> = detections.into_iter().map(|detection| EventBody::Detection { detection }).collect();
+        let mut bodies = self.told(detections);
         if let Some(first) = first_bad {
             tracing::warn!(malformed, first, "lines of the audit log are no events");
             let detail = format!("{malformed} lines are no audit events, first {first}");
@@ -331,7 +387,6 @@ impl AuditWatch {
         self.board.update(|state| {
             let audit = &mut state.audit;
             audit.events += events;
-            audit.detections += raised;
             audit.malformed += malformed;
             audit.last_event = last.or(audit.last_event);
             if let Some((file, offset)) = place {
@@ -374,7 +429,16 @@ impl AuditWatch {
 
 impl Log {
     fn new(path: String) -> Self {
-        Self { path, reader: None, cursor: None, named: false, alive_at: Instant::now(), trouble: None }
+        Self {
+            path,
+            reader: None,
+            cursor: None,
+            named: false,
+            alive_at: Instant::now(),
+            trouble: None,
+            late: None,
+            late_told: false,
+        }
     }
 }
 
@@ -452,7 +516,8 @@ mod tests {
 
     #[test]
     fn places_of_several_logs_and_of_the_single_one_of_before_are_read() {
-        let cursor = Cursor { path: "/a".into(), done: None, file: None };
+        let cursor =
+            Cursor { path: "/a".into(), done: None, read: None, waiting: Vec::new(), file: None, orphan: None };
         let one = serde_json::to_vec(&cursor).unwrap_or_default();
         let many = serde_json::to_vec(&[&cursor, &cursor]).unwrap_or_default();
         assert_eq!(cursors_of(&one), std::slice::from_ref(&cursor));

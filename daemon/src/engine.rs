@@ -417,7 +417,8 @@ impl Engine {
         let deaf = |concerns: &BTreeSet<Source>| {
             concerns.iter().all(|s| matches!(s, Source::Files | Source::AuditLog | Source::Datastore))
         };
-        let logs = source::needs(&self.local.policy.catalogue, &seen.snapshot).audit_logs;
+        let needs = source::needs(&self.local.policy.catalogue, &seen.snapshot);
+        let (logs, printed) = (needs.audit_logs, needs.audit_log_printed);
         let log_folder = logs
             .first()
             .and_then(|log| std::path::Path::new(log).parent())
@@ -433,6 +434,7 @@ impl Engine {
             changed
         });
         self.outlets.board.update(|state| {
+            state.audit.printed = printed;
             state.folders_watched = armed.watched;
             state.folders_unwatched =
                 armed.failed.into_iter().map(|(path, reason)| (path.display().to_string(), reason)).collect();

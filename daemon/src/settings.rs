@@ -17,7 +17,7 @@ use crate::local::Places;
 pub const DEFAULT_PATH: &str = "/etc/picket/picketd.toml";
 
 /// Every key and its variable.
-pub const KEYS: [(&str, &str); 21] = [
+pub const KEYS: [(&str, &str); 22] = [
     ("state_dir", "PICKET_STATE_DIR"),
     ("runtime_dir", "PICKET_RUNTIME_DIR"),
     ("root", "PICKET_ROOT"),
@@ -30,6 +30,7 @@ pub const KEYS: [(&str, &str); 21] = [
     ("audit.path", "PICKET_AUDIT_PATH"),
     ("audit.start", "PICKET_AUDIT_START"),
     ("audit.interval", "PICKET_AUDIT_INTERVAL"),
+    ("audit.late_after", "PICKET_AUDIT_LATE_AFTER"),
     ("audit.rules_dir", "PICKET_AUDIT_RULES_DIR"),
     ("watch.quiet", "PICKET_WATCH_QUIET"),
     ("watch.longest", "PICKET_WATCH_LONGEST"),
@@ -74,6 +75,7 @@ struct RawAudit {
     path: Option<PathBuf>,
     start: Option<AuditStart>,
     interval: Option<Span>,
+    late_after: Option<Span>,
     rules_dir: Option<PathBuf>,
 }
 
@@ -166,6 +168,8 @@ pub struct Audit {
     pub start: AuditStart,
     /// How often to look for new lines.
     pub interval: Duration,
+    /// How long the reader may be behind the log's writer, or unable to read, before that is a detection.
+    pub late_after: Duration,
     /// Folder with the site's own rules.
     pub rules_dir: PathBuf,
 }
@@ -207,6 +211,7 @@ impl Default for Settings {
                 path: None,
                 start: AuditStart::Within(Duration::from_secs(24 * 3600)),
                 interval: Duration::from_secs(1),
+                late_after: Duration::from_secs(300),
                 rules_dir: crate::rules::DEFAULT_DIR.into(),
             },
             watch: Watch {
@@ -386,6 +391,13 @@ impl Raw {
                 path: audit_path,
                 start: self.audit.start.unwrap_or(default.audit.start),
                 interval: time("audit.interval", self.audit.interval, default.audit.interval, ms(10), s(60)),
+                late_after: time(
+                    "audit.late_after",
+                    self.audit.late_after,
+                    default.audit.late_after,
+                    s(1),
+                    s(24 * 3600),
+                ),
                 rules_dir,
             },
             watch: Watch {

@@ -91,6 +91,12 @@ pub struct AuditState {
     /// Bytes in the logs that are not read yet, as of the last look.
     #[serde(default)]
     pub behind: u64,
+    /// Since when the end of a log was not reached.
+    #[serde(default)]
+    pub late_since: Option<Timestamp>,
+    /// An audit log goes to K3s' standard output, which is not read.
+    #[serde(default)]
+    pub printed: bool,
     /// The file being read now.
     pub file: Option<String>,
     /// How far, in bytes.

@@ -202,6 +202,12 @@ impl Detector {
         let stage = event.stage.as_deref();
         let time = event.micros();
         let gap = time.and_then(|time| self.trail.time(event, time));
+        let missing = time.and_then(|time| self.trail.stages(event, time));
+        if let Some(time) = time.filter(|_| event.stage_timestamp.is_some())
+            && self.trail.went_back(position.file, time)
+        {
+            self.sign("audit-log-tampered", position, timestamp(time), 1, out);
+        }
         // E1: a request that has only arrived is not judged, but it shows that the log goes on.
         if stage == Some("RequestReceived") && gap.is_none() {
             return;
@@ -221,7 +227,7 @@ impl Detector {
         let now = time.unwrap_or(self.now.max(0));
         let restart = matches!(gap, Some(Sign::Gap { restart: true }));
         let signs = [
-            gap.map(|_| "audit-gap"),
+            gap.or(missing).map(|_| "audit-gap"),
             self.trail.id(event, now).map(|_| "audit-id-collision"),
             if view.flag(Flags::DONE) { self.trail.level(event, now).map(|_| "audit-level-downgrade") } else { None },
         ];

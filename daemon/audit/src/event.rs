@@ -237,6 +237,13 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// When the request arrived, in microseconds since 1970.
+    pub(crate) fn received_micros(&self) -> Option<i64> {
+        let text = self.request_received_timestamp.as_deref()?;
+        plain_micros(text.as_bytes())
+            .or_else(|| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_microsecond))
+    }
+
     /// When this stage was reached.
     pub fn time(&self) -> Option<jiff::Timestamp> {
         [&self.stage_timestamp, &self.timestamp, &self.request_received_timestamp]

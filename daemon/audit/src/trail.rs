@@ -1,7 +1,7 @@
 //! The trail watches itself: what only a sequence of events shows, and no single one.
 //!
 //! The rules `audit-gap`, `audit-id-collision` and `audit-level-downgrade` still say in Sigma which events they are
-//! about; this says when such an event is news.
+//! about; this says when such an event is news. That time goes back in a file is `audit-log-tampered`.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -24,6 +24,16 @@ const ID_LIFE: i64 = 600 * MICROS;
 const LONG_ID: usize = 64;
 /// Kinds of request whose level is remembered.
 const KINDS: usize = 1024;
+/// How far back in time an event may lie behind the latest of its file: batches are out of order by a few seconds.
+const BACK: i64 = 60 * MICROS;
+/// Events of a file that must have been in order before disorder says anything: not so in logs made by hand.
+const STEADY: u32 = 20;
+/// Requests whose arrival was logged and whose answer was not yet.
+const IN_FLIGHT: usize = 2048;
+/// Requests of a kind that must have come with both stages, one after the other, before a missing one says anything.
+const PAIRED: u32 = 30;
+/// How long before the first event known an arrival may have been logged: lines are out of order by so much.
+const SLACK: i64 = 5 * MICROS;
 
 /// What a sequence of events showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +48,8 @@ pub(crate) enum Sign {
     Collision,
     /// Requests of a kind that came with bodies come without.
     Downgrade,
+    /// An answer whose request never arrived, where the log has both of all others of its kind.
+    Missing,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -60,6 +72,16 @@ pub(crate) struct Trail {
     #[serde(skip)]
     by_id: HashMap<u64, (u64, i64)>,
     levels: HashMap<u64, Level>,
+    /// The file of the last event, the latest time in it, and how many events were in order.
+    file: String,
+    latest: i64,
+    steady: u32,
+    /// Requests that arrived and were not answered yet, with when.
+    in_flight: HashMap<u64, i64>,
+    /// Arrivals up to this time may have been forgotten, or were never seen.
+    forgotten: Option<i64>,
+    /// How many of a kind came with both stages in a row.
+    pairs: HashMap<u64, u32>,
 }
 
 impl Trail {
@@ -147,4 +169,81 @@ impl Trail {
         let known = self.levels.remove(&kind)?;
         (known.last - known.since > LEARNING && known.count >= 10).then_some(Sign::Downgrade)
     }
+
+    /// Sees the file and time of an event of any stage; tells whether time went back in that file.
+    pub(crate) fn went_back(&mut self, file: &str, time: i64) -> bool {
+        if self.file != file {
+            self.file.clear();
+            self.file.push_str(file);
+            self.steady = 0;
+        } else if time >= self.latest.saturating_sub(BACK) {
+            self.steady = self.steady.saturating_add(1);
+            self.latest = self.latest.max(time);
+            return false;
+        }
+        // Once: what follows goes on from here.
+        self.latest = time;
+        std::mem::take(&mut self.steady) >= STEADY
+    }
+
+    /// Sees the stages of a request: its arrival, then its answer. A policy may leave the arrival out, also for some
+    /// requests only (`omitStages`): only of a kind that always had both is a missing one a sign.
+    pub(crate) fn stages(&mut self, event: &Event<'_>, time: i64) -> Option<Sign> {
+        let stage = event.stage.as_deref()?;
+        if stage == "RequestReceived" {
+            self.forgotten.get_or_insert(time.saturating_add(SLACK));
+            self.in_flight.insert(request(event), time);
+            if self.in_flight.len() > IN_FLIGHT {
+                self.forget_half();
+            }
+            return None;
+        }
+        // Nothing to compare with: the usual policy leaves arrivals out altogether.
+        let forgotten = self.forgotten?;
+        if stage != "ResponseComplete" {
+            return None;
+        }
+        let paired = self.in_flight.remove(&request(event)).is_some();
+        let object = event.object_ref.as_ref();
+        let path = event.request_uri.as_deref().unwrap_or("");
+        let user = event.user.as_ref().and_then(|user| user.username.as_deref()).unwrap_or("");
+        let verb = event.verb.as_deref().unwrap_or("");
+        let kind = match object {
+            Some(object) => fingerprint([
+                user,
+                verb,
+                object.api_group.as_deref().unwrap_or(""),
+                object.resource.as_deref().unwrap_or(""),
+                object.subresource.as_deref().unwrap_or(""),
+                object.namespace.as_deref().unwrap_or(""),
+            ]),
+            None => fingerprint([user, verb, path.split('?').next().unwrap_or("")]),
+        };
+        if paired {
+            if self.pairs.len() < KINDS || self.pairs.contains_key(&kind) {
+                let pairs = self.pairs.entry(kind).or_default();
+                *pairs = pairs.saturating_add(1);
+            }
+            return None;
+        }
+        if event.received_micros()? <= forgotten {
+            return None;
+        }
+        (self.pairs.remove(&kind)? >= PAIRED).then_some(Sign::Missing)
+    }
+
+    /// Watches are in flight for hours; with more than the limit the older half is forgotten.
+    fn forget_half(&mut self) {
+        let mut times: Vec<i64> = self.in_flight.values().copied().collect();
+        let middle = times.len() / 2;
+        let (_, median, _) = times.select_nth_unstable(middle);
+        let median = *median;
+        self.in_flight.retain(|_, time| *time > median);
+        self.forgotten = self.forgotten.max(Some(median.saturating_add(SLACK)));
+    }
+}
+
+/// What both stages of a request have in common. The id alone is the client's own choice (E4).
+fn request(event: &Event<'_>) -> u64 {
+    fingerprint([event.audit_id.as_deref().unwrap_or(""), event.request_received_timestamp.as_deref().unwrap_or("")])
 }

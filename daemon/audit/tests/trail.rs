@@ -47,6 +47,74 @@ fn a_short_or_hand_made_log_has_no_gaps() {
     assert_eq!(gaps(&run(heartbeat(0..20).chain(heartbeat(90_000..90_020)))), []);
 }
 
+fn tampered(detections: &[Detection]) -> usize {
+    detections.iter().filter(|d| d.rule == "audit-log-tampered").count()
+}
+
+#[test]
+fn time_that_goes_back_in_a_file_is_tampering() {
+    let detections = run(heartbeat(500..600).chain(heartbeat(100..110)));
+    assert_eq!(tampered(&detections), 1);
+    let detection = detections.iter().find(|d| d.rule == "audit-log-tampered").expect("raised");
+    assert_eq!((detection.severity, detection.count, detection.file.as_str()), (Severity::Critical, 1, "audit.log"));
+    assert_eq!(tampered(&run(heartbeat(500..600).chain(heartbeat(550..600)))), 0, "batches are out of order");
+    assert_eq!(tampered(&run(heartbeat(500..505).chain(heartbeat(100..110)))), 0, "made by hand");
+}
+
+#[test]
+fn another_file_may_begin_earlier() {
+    let mut detector = Detector::new(builtin().expect("rules"), Settings::replay());
+    let mut out = Vec::new();
+    for (file, seconds) in [("audit.log", 500..600), ("audit-2026-01-01T00-00-00.000.log", 100..200)] {
+        for line in heartbeat(seconds) {
+            let event = Event::parse(line.as_bytes()).expect("an event");
+            detector.observe(&event, Position { file, line: 1 }, &mut out);
+        }
+    }
+    detector.finish(&mut out);
+    assert_eq!(tampered(&out), 0);
+}
+
+/// The arrival and the answer of a request, as a policy that leaves no stage out logs them.
+fn both(second: i64, id: &str, resource: &str) -> [String; 2] {
+    let answer = line(second, id, "bob", resource, "Metadata");
+    let arrival = answer
+        .replace(r#""stage":"ResponseComplete""#, r#""stage":"RequestReceived""#)
+        .replace(r#""responseStatus":{"code":200},"#, "");
+    [arrival, answer]
+}
+
+fn pairs(seconds: std::ops::Range<i64>, resource: &str) -> impl Iterator<Item = String> {
+    seconds.flat_map(move |second| both(second, &format!("{resource}-{second}"), resource))
+}
+
+#[test]
+fn an_answer_whose_request_never_arrived_is_a_gap_where_all_others_have_both() {
+    let lone = || line(200, "lone", "bob", "pods", "Metadata");
+    assert_eq!(gaps(&run(pairs(0..100, "pods").chain([lone()]))), [Severity::High]);
+    assert_eq!(gaps(&run(pairs(0..100, "pods"))), []);
+    // The policy leaves arrivals out for what this is: `omitStages` may differ from rule to rule.
+    assert_eq!(gaps(&run(pairs(0..100, "nodes").chain([lone()]))), []);
+    assert_eq!(gaps(&run(pairs(0..10, "pods").chain([lone()]))), [], "too few to say");
+}
+
+#[test]
+fn an_answer_to_a_request_from_before_the_log_begins_is_no_gap() {
+    // A watch that was opened long ago ends.
+    let early = line(0, "early", "bob", "pods", "Metadata").replace(
+        r#""stageTimestamp":"2026-01-01T00:00:00.000000Z""#,
+        r#""stageTimestamp":"2026-01-01T00:10:00.000000Z""#,
+    );
+    assert_eq!(gaps(&run(pairs(300..400, "pods").chain([early]))), []);
+}
+
+#[test]
+fn requests_in_flight_are_bounded_and_what_was_forgotten_is_no_gap() {
+    let arrivals = (0..5000).map(|n| both(n / 50, &format!("w{n}"), "pods")[0].clone());
+    let answers = (0..5000).map(|n| both(n / 50, &format!("w{n}"), "pods")[1].clone());
+    assert_eq!(gaps(&run(arrivals.chain(answers))), []);
+}
+
 #[test]
 fn an_audit_id_with_another_request_is_a_collision() {
     let same = line(1, "same", "bob", "pods", "Metadata");

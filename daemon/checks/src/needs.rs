@@ -127,6 +127,8 @@ pub struct Needs {
     pub audit_policies: Vec<String>,
     /// Audit logs.
     pub audit_logs: Vec<String>,
+    /// An audit log goes to K3s' standard output: there is no file to read.
+    pub audit_log_printed: bool,
     /// Admission configurations.
     pub admission_configs: Vec<String>,
     /// Authentication configurations.
@@ -211,7 +213,8 @@ impl Needs {
             encryption_configs,
             encryption_state: format!("{server}/cred/encryption-state.json"),
             audit_policies: named("audit-policy-file"),
-            audit_logs: named("audit-log-path"),
+            audit_logs: audit_logs(configs, &server),
+            audit_log_printed: values(configs, "audit-log-path").any(|path| path == "-"),
             admission_configs: named("admission-control-config-file"),
             authentication_configs: named("authentication-config"),
             authorization_configs: named("authorization-config"),
@@ -233,16 +236,33 @@ fn in_data_dir(path: &str, data_dir: &str) -> String {
 
 /// Absolute paths a flag of the API server names in any of the configurations.
 fn named(configs: &[&NodeConfig], flag: &str) -> Vec<String> {
-    let mut paths: Vec<String> = configs
-        .iter()
-        .filter_map(|c| c.components.get("kube-apiserver")?.get(flag))
-        .flat_map(|f| f.possible.iter().flatten())
-        .map(|s| s.value.clone())
-        .filter(|path| path.starts_with('/'))
+    let mut paths: Vec<String> =
+        values(configs, flag).filter(|path| path.starts_with('/')).map(str::to_owned).collect();
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// A server changes into its data dir, and from there a relative path leads.
+fn audit_logs(configs: &[&NodeConfig], server: &str) -> Vec<String> {
+    let mut paths: Vec<String> = values(configs, "audit-log-path")
+        .filter(|path| !path.is_empty() && *path != "-")
+        .map(|path| match path.strip_prefix("./").unwrap_or(path) {
+            absolute if absolute.starts_with('/') => absolute.to_owned(),
+            relative => format!("{server}/{relative}"),
+        })
         .collect();
     paths.sort();
     paths.dedup();
     paths
+}
+
+fn values<'c>(configs: &'c [&NodeConfig], flag: &'c str) -> impl Iterator<Item = &'c str> {
+    configs
+        .iter()
+        .filter_map(move |c| c.components.get("kube-apiserver")?.get(flag))
+        .flat_map(|f| f.possible.iter().flatten())
+        .map(|s| s.value.as_str())
 }
 
 /// The files controls speak of.

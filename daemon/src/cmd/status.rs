@@ -105,6 +105,7 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     row(
         "audit log",
         match (&audit.path, &audit.error) {
+            (None, _) if audit.printed => "NOT READ: audit-log-path is -, K3s' own standard output".to_owned(),
             (None, _) => "none configured".to_owned(),
             (Some(path), Some(error)) => format!("{path}: NOT READ: {error}"),
             (Some(path), None) => format!(
@@ -119,7 +120,12 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     for other in &audit.others {
         row("", format!("{other}: no configuration names it any more; it is followed until K3s starts anew"))?;
     }
-    if audit.behind > 0 {
+    if audit.printed && audit.path.is_some() {
+        row("", "another goes to K3s' own standard output (audit-log-path is -) and is not read".to_owned())?;
+    }
+    if let Some(since) = audit.late_since {
+        row("", format!("{} bytes are not read yet; behind its writer since {}", audit.behind, ago(Some(since), now)))?;
+    } else if audit.behind > 0 {
         row("", format!("{} bytes are not read yet", audit.behind))?;
     }
     row("audit rules", format!("{} in use, {} cannot be used", audit.rules, audit.rule_problems.len()))?;

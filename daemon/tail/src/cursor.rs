@@ -54,7 +54,22 @@ pub struct Cursor {
     /// The newest rotated log that is done with: all with this stamp or an older one are, but for the one in `file`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub done: Option<String>,
+    /// Rotated logs that are done with and were still there, the newest [`Cursor::MOST_NAMED`]. None in a cursor of
+    /// before there was this list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Vec<String>>,
+    /// Rotated logs that were seen and not begun, the newest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<String>,
     /// The file being read; none before the log existed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<FileMark>,
+    /// A file that lost the log's name while its writer held it, and whether it is known to be written to still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphan: Option<(FileMark, bool)>,
+}
+
+impl Cursor {
+    /// Most rotated logs that a cursor names.
+    pub const MOST_NAMED: usize = 64;
 }

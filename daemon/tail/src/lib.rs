@@ -16,6 +16,7 @@
 mod backup;
 mod cursor;
 mod reader;
+mod resume;
 mod source;
 mod splitter;
 

@@ -1,6 +1,6 @@
 //! The state machine over files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,15 +8,18 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use picket_model::{Gap, GapReason};
 
-use crate::backup::{Backup, Names, Stamp, time_of};
+use crate::backup::{Backup, Names, Stamp};
 use crate::cursor::{Cursor, FileMark, Fingerprint};
-use crate::source::{Identity, Source};
+use crate::resume::SEARCHES;
+use crate::source::{Identity, Source, is_shortage};
 use crate::splitter::{Piece, Splitter};
 
 /// Longest line read, in bytes. The API server's own limit for a request is 3 MiB; a list in a response can be more.
 const MAX_LINE: usize = 16 << 20;
 /// How much is read at once.
 const CHUNK: usize = 128 << 10;
+/// How much the log must give, and a file that lost its name nothing, for that file to be let go.
+const ORPHAN_QUIET: u64 = 1 << 20;
 
 /// Where reading begins on a node that has no cursor yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub enum Oddity {
     Unlinked,
     /// A line is longer than the limit.
     TooLong,
+    /// A file of the log went away, or cannot be read, before all of it was read.
+    Lost,
 }
 
 /// Something odd, and where.
@@ -130,7 +135,7 @@ pub enum TailError {
 }
 
 #[derive(Debug)]
-enum Kind {
+pub(crate) enum Kind {
     /// The log itself, or what was the log when it was opened.
     Live {
         /// Another file has the name now.
@@ -143,24 +148,38 @@ enum Kind {
 }
 
 #[derive(Debug)]
-struct Active {
-    kind: Kind,
-    path: PathBuf,
-    shown: Arc<str>,
-    source: Source,
-    splitter: Splitter,
-    /// It was told that the file has no name any more.
-    unlinked: bool,
+pub(crate) struct Active {
+    pub(crate) kind: Kind,
+    pub(crate) path: PathBuf,
+    pub(crate) shown: Arc<str>,
+    pub(crate) source: Source,
+    pub(crate) splitter: Splitter,
+    /// It was told that the file lost its name while its writer held it.
+    pub(crate) unlinked: bool,
+}
+
+/// A file that lost the log's name otherwise than by lumberjack's rotation. Its writer may not know: what comes into it
+/// is read as long as anything comes.
+#[derive(Debug)]
+pub(crate) struct Orphan {
+    pub(crate) active: Active,
+    /// What the log itself gave since this one last gave anything.
+    pub(crate) quiet: u64,
+    /// It is known to be written to, or to have no name at all.
+    pub(crate) alive: bool,
 }
 
 /// Follows one audit log.
 #[derive(Debug)]
 pub struct Reader {
-    config: Config,
-    names: Names,
+    pub(crate) config: Config,
+    pub(crate) names: Names,
     /// Rotated logs that are done with.
-    known: BTreeSet<Stamp>,
-    active: Option<Active>,
+    pub(crate) known: BTreeSet<Stamp>,
+    /// Rotated logs that were seen and not begun.
+    pub(crate) waiting: BTreeSet<Stamp>,
+    pub(crate) active: Option<Active>,
+    pub(crate) orphan: Option<Orphan>,
     gaps: Vec<Gap>,
     signs: Vec<Sign>,
     buffer: Vec<u8>,
@@ -177,7 +196,9 @@ impl Reader {
             config,
             names,
             known: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             active: None,
+            orphan: None,
             gaps: Vec::new(),
             signs: Vec::new(),
             buffer: Vec::new(),
@@ -194,23 +215,31 @@ impl Reader {
         self.active.as_ref().map(|a| (Arc::clone(&a.shown), a.splitter.start()))
     }
 
+    /// The log lies elsewhere now: a link on the way to it leads to another folder. What is open is read to its end.
+    pub fn relocate(&mut self, path: PathBuf) {
+        if path != self.config.path && path.parent().is_some_and(Path::is_dir) {
+            self.names = Names::of(&path);
+            self.config.path = path;
+            self.waiting.clear();
+        }
+    }
+
+    /// Where the log is looked for.
+    pub fn path(&self) -> &Path {
+        &self.config.path
+    }
+
     /// Where the reader stands.
     pub fn cursor(&self) -> Cursor {
-        let file = self.active.as_ref().map(|a| {
-            let offset = a.splitter.start();
-            FileMark {
-                stamp: match &a.kind {
-                    Kind::Backup(stamp) => Some(stamp.clone()),
-                    Kind::Live { .. } | Kind::Moved => None,
-                },
-                dev: a.source.identity.dev,
-                ino: a.source.identity.ino,
-                print: a.source.fingerprint(offset),
-                offset,
-                lines: a.splitter.lines(),
-            }
-        });
-        Cursor { path: self.config.shown.clone(), done: self.known.last().cloned(), file }
+        let newest = |stamps: &BTreeSet<Stamp>| stamps.iter().rev().take(Cursor::MOST_NAMED).cloned().collect();
+        Cursor {
+            path: self.config.shown.clone(),
+            done: self.known.last().cloned(),
+            read: Some(newest(&self.known)),
+            waiting: newest(&self.waiting),
+            file: self.active.as_ref().map(Active::mark),
+            orphan: self.orphan.as_ref().map(|orphan| (orphan.active.mark(), orphan.alive)),
+        }
     }
 
     /// Reads on, up to about `budget` bytes.
@@ -219,27 +248,9 @@ impl Reader {
     /// When a file cannot be read. Lines read before that are returned first, and the error by the next call.
     pub fn poll(&mut self, budget: usize) -> Result<Batch, TailError> {
         let mut lines = Vec::new();
-        let mut used = 0;
-        let outcome = loop {
-            if used >= budget {
-                break Ok(true);
-            }
-            if self.active.is_none() {
-                match self.advance() {
-                    Ok(true) => {}
-                    Ok(false) => break Ok(false),
-                    Err(error) => break Err(error),
-                }
-            }
-            match self.read(&mut lines) {
-                Ok(0) => match self.at_end(&mut lines) {
-                    Ok(true) => {}
-                    Ok(false) => break Ok(false),
-                    Err(error) => break Err(error),
-                },
-                Ok(read) => used += read,
-                Err(error) => break Err(error),
-            }
+        let outcome = match self.read_on(budget, &mut lines) {
+            Ok(false) => self.read_orphan(budget, &mut lines),
+            other => other,
         };
         let more = match outcome {
             Ok(more) => more,
@@ -250,47 +261,108 @@ impl Reader {
         Ok(Batch { lines, cursor: self.cursor(), gaps, signs, more })
     }
 
-    /// How many bytes are there that were not read yet, as far as can be seen from outside: a gzipped log counts with
-    /// its size on disk, and the one being read not at all.
-    pub fn behind(&self) -> u64 {
-        let size = |path: &Path| Identity::at(path).ok().flatten().map_or(0, |(_, size)| size);
-        let (here, reading, rest) = match &self.active {
-            None => (0, None, true),
-            Some(active) => {
-                let here = active.source.size().unwrap_or(0).saturating_sub(active.source.pos());
-                match &active.kind {
-                    Kind::Live { replaced } => (here, None, *replaced),
-                    Kind::Backup(stamp) => (here, Some(stamp), true),
-                    Kind::Moved => (here, None, true),
+    fn read_on(&mut self, budget: usize, lines: &mut Vec<Line>) -> Result<bool, TailError> {
+        let mut used = 0;
+        while used < budget {
+            if self.active.is_none() && !self.advance()? {
+                return Ok(false);
+            }
+            match self.read(lines)? {
+                0 if self.at_end(lines)? => {}
+                0 => return Ok(false),
+                read => {
+                    used += read;
+                    if let Some(orphan) = &mut self.orphan {
+                        orphan.quiet += read as u64;
+                    }
                 }
             }
-        };
-        if !rest {
-            return here;
         }
-        let unread = self
-            .list()
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|(stamp, _)| !self.known.contains(stamp) && Some(stamp) != reading);
-        let rotated: u64 = unread.map(|(_, backup)| backup.plain.or(backup.gzip).map_or(0, |path| size(&path))).sum();
-        here + rotated + size(&self.config.path)
+        Ok(true)
     }
 
-    fn sign(&mut self, oddity: Oddity, file: Arc<str>, line: u64) {
+    /// Reads what came into a file that lost its name, once the log itself is read to its end.
+    fn read_orphan(&mut self, budget: usize, lines: &mut Vec<Line>) -> Result<bool, TailError> {
+        let Some(Orphan { active, mut quiet, mut alive }) = self.orphan.take() else { return Ok(false) };
+        let log = self.active.replace(active);
+        let mut used = 0;
+        let outcome = loop {
+            if used >= budget {
+                break Ok(true);
+            }
+            match self.read(lines) {
+                Ok(0) => break Ok(false),
+                Ok(read) => used += read,
+                Err(error) => break Err(error),
+            }
+        };
+        let Some(mut active) = std::mem::replace(&mut self.active, log) else { return Ok(false) };
+        if used > 0 {
+            (quiet, alive) = (0, true);
+            if !std::mem::replace(&mut active.unlinked, true) {
+                self.sign(Oddity::Unlinked, Arc::clone(&active.shown), active.splitter.lines().unwrap_or(0));
+            }
+        }
+        // Its writer has begun anew, with the log's name.
+        if quiet < ORPHAN_QUIET && outcome.is_ok() {
+            self.orphan = Some(Orphan { active, quiet, alive });
+        }
+        outcome
+    }
+
+    /// How many bytes are there that were not read yet, as far as can be seen from outside: a gzipped log counts with
+    /// its size on disk, and the one being read not at all.
+    pub fn behind(&mut self) -> u64 {
+        let unread = self.look_around().unwrap_or_default();
+        let size = |path: &Path| Identity::at(path).ok().flatten().map_or(0, |(_, size)| size);
+        let left = |active: &Active| active.source.size().unwrap_or(0).saturating_sub(active.source.pos());
+        let orphan = self.orphan.as_ref().map_or(0, |orphan| left(&orphan.active));
+        let (here, rest) = match &self.active {
+            None => (0, true),
+            Some(active) => (left(active), !matches!(active.kind, Kind::Live { replaced: false })),
+        };
+        if !rest {
+            return orphan + here;
+        }
+        let rotated: u64 = unread.into_values().map(|b| b.plain.or(b.gzip).map_or(0, |path| size(&path))).sum();
+        orphan + here + rotated + size(&self.config.path)
+    }
+
+    /// Lists the rotated logs that are not begun yet, and tells of those that were there at the last look and are gone.
+    fn look_around(&mut self) -> Result<BTreeMap<Stamp, Backup>, TailError> {
+        let mut there = self.list()?;
+        let reading = match &self.active {
+            Some(Active { kind: Kind::Backup(stamp), .. }) => Some(stamp.clone()),
+            _ => None,
+        };
+        for gone in std::mem::take(&mut self.waiting) {
+            if !there.contains_key(&gone) {
+                self.sign(Oddity::Lost, self.config.shown.as_str().into(), 0);
+                let log = &self.config.shown;
+                self.gap(0, format!("{log}, rotated {gone}, was removed before it was read; its lines are lost"));
+            }
+        }
+        there.retain(|stamp, _| !self.known.contains(stamp) && reading.as_ref() != Some(stamp));
+        // The oldest may be the very file that is open as the log.
+        let open = matches!(&self.active, Some(Active { kind: Kind::Live { .. }, .. }));
+        self.waiting = there.keys().skip(usize::from(open)).cloned().collect();
+        Ok(there)
+    }
+
+    pub(crate) fn sign(&mut self, oddity: Oddity, file: Arc<str>, line: u64) {
         self.signs.push(Sign { oddity, file, line });
     }
 
-    fn gap(&mut self, count: u64, detail: String) {
+    pub(crate) fn gap(&mut self, count: u64, detail: String) {
         self.gaps.push(Gap { reason: GapReason::AuditLog, count, first: None, last: None, detail });
     }
 
-    fn list(&self) -> Result<std::collections::BTreeMap<Stamp, Backup>, TailError> {
+    pub(crate) fn list(&self) -> Result<BTreeMap<Stamp, Backup>, TailError> {
         self.names.list().map_err(|source| TailError::List { path: self.names.folder.clone(), source })
     }
 
     /// A path in the node's own terms: the log's folder is what it is called there.
-    fn shown(&self, path: &Path) -> Arc<str> {
+    pub(crate) fn shown(&self, path: &Path) -> Arc<str> {
         let name = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
         match self.config.shown.rsplit_once('/') {
             Some((folder, _)) => format!("{folder}/{name}").into(),
@@ -298,140 +370,7 @@ impl Reader {
         }
     }
 
-    fn begin(&mut self) -> Result<(), TailError> {
-        let backups = self.list()?;
-        match self.config.start {
-            StartAt::Beginning => {}
-            StartAt::Since(time) => {
-                self.known = backups.into_keys().filter(|s| time_of(s).is_none_or(|t| t < time)).collect();
-            }
-            StartAt::End => {
-                self.known = backups.into_keys().collect();
-                let path = self.config.path.clone();
-                if let Some(mut source) = self.open_if_there(&path)? {
-                    let whole =
-                        source.skip_to_end().map_err(|source| TailError::Read { path: path.clone(), source })?;
-                    let splitter = Splitter::new(self.config.max_line, source.pos(), None);
-                    self.active = Some(Active {
-                        kind: Kind::Live { replaced: false },
-                        shown: self.shown(&path),
-                        path,
-                        source,
-                        unlinked: false,
-                        splitter: if whole { splitter } else { splitter.drop_first() },
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn resume(&mut self, cursor: Cursor) -> Result<(), TailError> {
-        let backups = self.list()?;
-        let reading = cursor.file.as_ref().and_then(|f| f.stamp.clone());
-        self.known = backups
-            .keys()
-            .filter(|s| cursor.done.as_ref().is_some_and(|done| *s <= done) && reading.as_ref() != Some(*s))
-            .cloned()
-            .collect();
-        // Kept also when that file is gone, so that the next cursor does not forget it.
-        self.known.extend(cursor.done.filter(|done| reading.as_ref() != Some(done)));
-        let Some(mark) = cursor.file else { return Ok(()) };
-        if mark.offset == 0 {
-            return self.resume_unread(&backups, Identity { dev: mark.dev, ino: mark.ino });
-        }
-        if mark.stamp.is_none() && self.take(&self.config.path.clone(), &mark, Kind::Live { replaced: false })? {
-            return Ok(());
-        }
-        for (stamp, backup) in &backups {
-            if self.known.contains(stamp) {
-                continue;
-            }
-            for path in backup.plain.iter().chain(&backup.gzip) {
-                if self.take(path, &mark, Kind::Backup(stamp.clone()))? {
-                    return Ok(());
-                }
-            }
-        }
-        for path in self.relatives()? {
-            // Whoever writes may still hold a file that was only renamed; nobody writes into a gzipped one.
-            let gzip = path.extension().is_some_and(|e| e == "gz");
-            let kind = if gzip { Kind::Moved } else { Kind::Live { replaced: true } };
-            if self.take(&path, &mark, kind)? {
-                return Ok(());
-            }
-        }
-        let detail = match (Identity::at(&self.config.path), mark.stamp) {
-            (Ok(Some((identity, _))), None) if identity == (Identity { dev: mark.dev, ino: mark.ino }) => {
-                self.sign(Oddity::Truncated, self.config.shown.as_str().into(), 0);
-                format!(
-                    "{} was truncated while nobody was reading it; what was written after byte {} is lost",
-                    self.config.shown, mark.offset
-                )
-            }
-            _ => format!(
-                "the log that was being read is gone from {}; what was written to it after byte {} is lost",
-                self.config.shown, mark.offset
-            ),
-        };
-        self.gap(0, detail);
-        Ok(())
-    }
-
-    /// The file was open, and nothing had been read of it. It is the log itself, or among the rotated ones to come,
-    /// or some other rotator renamed it.
-    fn resume_unread(
-        &mut self,
-        backups: &std::collections::BTreeMap<Stamp, Backup>,
-        identity: Identity,
-    ) -> Result<(), TailError> {
-        let here = matches!(Identity::at(&self.config.path), Ok(Some((now, _))) if now == identity);
-        if here || backups.keys().any(|s| !self.known.contains(s)) {
-            return Ok(());
-        }
-        for path in self.relatives()?.into_iter().filter(|p| !self.names.is_backup(p)) {
-            if matches!(Identity::at(&path), Ok(Some((now, _))) if now == identity)
-                && let Some(source) = self.open_if_there(&path)?
-            {
-                self.start(Kind::Live { replaced: true }, &path, source);
-                return Ok(());
-            }
-        }
-        self.gap(0, format!("the log {} was replaced before anything was read of it", self.config.shown));
-        Ok(())
-    }
-
-    /// Other files with the log's name at their start.
-    fn relatives(&self) -> Result<Vec<PathBuf>, TailError> {
-        let mut all =
-            self.names.relatives().map_err(|source| TailError::List { path: self.names.folder.clone(), source })?;
-        all.retain(|p| *p != self.config.path);
-        Ok(all)
-    }
-
-    /// Goes on in this file, if it is the one of the mark.
-    fn take(&mut self, path: &Path, mark: &FileMark, kind: Kind) -> Result<bool, TailError> {
-        let Ok(mut source) = Source::open(path) else { return Ok(false) };
-        let plausible = mark.print.len > 0 || source.identity == (Identity { dev: mark.dev, ino: mark.ino });
-        // What cannot be read or unpacked is not recognised: the loss is then reported.
-        if !plausible || !source.resume(mark.print, mark.offset).unwrap_or(false) {
-            return Ok(false);
-        }
-        if let Kind::Backup(stamp) = &kind {
-            self.known.remove(stamp);
-        }
-        self.active = Some(Active {
-            kind,
-            shown: self.shown(path),
-            path: path.to_owned(),
-            source,
-            splitter: Splitter::new(self.config.max_line, mark.offset, mark.lines),
-            unlinked: false,
-        });
-        Ok(true)
-    }
-
-    fn open_if_there(&self, path: &Path) -> Result<Option<Source>, TailError> {
+    pub(crate) fn open_if_there(&self, path: &Path) -> Result<Option<Source>, TailError> {
         match Source::open(path) {
             Ok(source) => Ok(Some(source)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -439,7 +378,10 @@ impl Reader {
         }
     }
 
-    fn start(&mut self, kind: Kind, path: &Path, source: Source) {
+    pub(crate) fn start(&mut self, kind: Kind, path: &Path, source: Source) {
+        if let Kind::Backup(stamp) = &kind {
+            self.waiting.remove(stamp);
+        }
         let splitter = Splitter::new(self.config.max_line, 0, Some(0));
         self.active =
             Some(Active { kind, shown: self.shown(path), path: path.to_owned(), source, splitter, unlinked: false });
@@ -448,9 +390,8 @@ impl Reader {
     /// Opens the next file: the oldest rotated log that is not done with, else the log itself.
     fn advance(&mut self) -> Result<bool, TailError> {
         loop {
-            let next = self.list()?.into_iter().find(|(stamp, _)| !self.known.contains(stamp));
-            if let Some((stamp, backup)) = next {
-                self.start_backup(stamp, &backup);
+            if let Some((stamp, backup)) = self.look_around()?.pop_first() {
+                self.start_backup(stamp, &backup)?;
                 if self.active.is_some() {
                     return Ok(true);
                 }
@@ -480,14 +421,15 @@ impl Reader {
         }
     }
 
-    fn start_backup(&mut self, stamp: Stamp, backup: &Backup) {
+    fn start_backup(&mut self, stamp: Stamp, backup: &Backup) -> Result<(), TailError> {
         let mut reason = None;
         for path in backup.plain.iter().chain(&backup.gzip) {
             match Source::open(path) {
                 Ok(source) => {
                     self.start(Kind::Backup(stamp), path, source);
-                    return;
+                    return Ok(());
                 }
+                Err(source) if is_shortage(&source) => return Err(TailError::Open { path: path.clone(), source }),
                 Err(error) => reason = Some((self.shown(path), error)),
             }
         }
@@ -496,13 +438,15 @@ impl Reader {
             && let Some(fresh) = fresh.get(&stamp)
             && fresh != backup
         {
-            self.start_backup(stamp, &fresh.clone());
-            return;
+            return self.start_backup(stamp, &fresh.clone());
         }
         if let Some((path, error)) = reason {
+            self.sign(Oddity::Lost, Arc::clone(&path), 0);
             self.gap(0, format!("the rotated log {path} cannot be opened ({error}); its lines are lost"));
         }
+        self.waiting.remove(&stamp);
         self.known.insert(stamp);
+        Ok(())
     }
 
     /// Reads one chunk of the active file.
@@ -525,6 +469,8 @@ impl Reader {
                 if matches!(active.kind, Kind::Live { .. }) {
                     return Err(TailError::Read { path, source: error });
                 }
+                let shown = Arc::clone(&active.shown);
+                self.sign(Oddity::Lost, shown, 0);
                 self.gap(0, detail);
                 self.finish(lines)?;
                 return Ok(1);
@@ -532,6 +478,12 @@ impl Reader {
         };
         let mut pieces = Vec::new();
         active.splitter.feed(self.buffer.get(..read).unwrap_or_default(), &mut pieces);
+        if read == CHUNK && active.splitter.in_hole() {
+            // A hole can be larger than any disk.
+            let path = &active.path;
+            let skipped = active.source.skip_hole().map_err(|source| TailError::Read { path: path.clone(), source })?;
+            active.splitter.skip(skipped);
+        }
         self.deliver(pieces, lines);
         Ok(read)
     }
@@ -609,7 +561,43 @@ impl Reader {
             // What was written between the last read and the rename.
             return Ok(true);
         }
+        if size > 0 && self.replaced()? {
+            return Ok(true);
+        }
         self.finish(lines)?;
+        Ok(true)
+    }
+
+    /// Another file has the log's name. Unless lumberjack put the one being read away, its writer may go on writing to
+    /// it. Says whether reading goes on in the new file, after what it has in common with this one.
+    fn replaced(&mut self) -> Result<bool, TailError> {
+        let Some(active) = &self.active else { return Ok(false) };
+        let (identity, end) = (active.source.identity, active.source.pos());
+        let print = active.source.fingerprint(end);
+        if print.len == 0
+            || self.rotated_as(identity, print, end)?.is_some()
+            || self.list()?.keys().any(|s| !self.known.contains(s))
+        {
+            return Ok(false);
+        }
+        let path = self.config.path.clone();
+        let Some(mut source) = self.open_if_there(&path)? else { return Ok(false) };
+        let Some(mut old) = self.active.take() else { return Ok(false) };
+        // A copy, perhaps with changes: what it has in common with what was read is not read again.
+        let (offset, lines) = old.source.shared(&source).unwrap_or((0, 0));
+        if offset > 0 && source.jump(offset).is_ok() {
+            self.sign(Oddity::Truncated, Arc::clone(&old.shown), lines);
+        }
+        let lines = if source.pos() == 0 { 0 } else { lines };
+        let splitter = Splitter::new(self.config.max_line, source.pos(), Some(lines));
+        let nameless = old.source.has_no_name();
+        if nameless && !std::mem::replace(&mut old.unlinked, true) {
+            self.sign(Oddity::Unlinked, Arc::clone(&old.shown), old.splitter.lines().unwrap_or(0));
+        }
+        let kind = Kind::Live { replaced: false };
+        let shown = self.shown(&path);
+        self.active = Some(Active { kind, path, shown, source, splitter, unlinked: false });
+        self.orphan = Some(Orphan { active: old, quiet: 0, alive: nameless });
         Ok(true)
     }
 
@@ -630,7 +618,10 @@ impl Reader {
             active.splitter.close(&mut pieces);
         }
         self.deliver(pieces, lines);
-        self.known.extend(done);
+        if let Some(done) = done {
+            self.waiting.remove(&done);
+            self.known.insert(done);
+        }
         // Names of logs removed since are forgotten, but for the newest: it stands in the cursor.
         let there = self.list()?;
         let newest = self.known.last().cloned();
@@ -641,21 +632,47 @@ impl Reader {
 
     /// Which rotated log the finished file has become.
     fn rotated_as(&self, identity: Identity, print: Fingerprint, end: u64) -> Result<Option<Stamp>, TailError> {
-        let unread: Vec<_> = self.list()?.into_iter().filter(|(s, _)| !self.known.contains(s)).collect();
-        if let Some((stamp, _)) = unread.iter().find(|(_, b)| is_file(b, identity)) {
-            return Ok(Some(stamp.clone()));
-        }
         // Compressed already. It is then exactly as long as what was read.
-        for (stamp, backup) in unread {
-            let same = |path: &Path| -> io::Result<bool> {
-                let mut source = Source::open(path)?;
-                Ok(source.resume(print, end)? && source.read(&mut [0])? == 0)
-            };
-            if print.len > 0 && backup.gzip.as_deref().is_some_and(|path| same(path).unwrap_or(false)) {
-                return Ok(Some(stamp));
+        let same = |path: &Path| -> io::Result<bool> {
+            let mut source = Source::open(path)?;
+            Ok(source.resume(print, end)? && source.read(&mut [0])? == 0)
+        };
+        let mut there = self.list()?;
+        for _ in 0..SEARCHES {
+            let unread = || there.iter().filter(|(s, _)| !self.known.contains(*s));
+            if let Some((stamp, _)) = unread().find(|(_, b)| is_file(b, identity)) {
+                return Ok(Some(stamp.clone()));
             }
+            for (stamp, backup) in unread() {
+                if print.len > 0 && backup.gzip.as_deref().is_some_and(|path| same(path).unwrap_or(false)) {
+                    return Ok(Some(stamp.clone()));
+                }
+            }
+            // Compressed between the listing and the look: then it was under neither name.
+            let now = self.list()?;
+            if now == there {
+                break;
+            }
+            there = now;
         }
         Ok(None)
+    }
+}
+
+impl Active {
+    fn mark(&self) -> FileMark {
+        let offset = self.splitter.start();
+        FileMark {
+            stamp: match &self.kind {
+                Kind::Backup(stamp) => Some(stamp.clone()),
+                Kind::Live { .. } | Kind::Moved => None,
+            },
+            dev: self.source.identity.dev,
+            ino: self.source.identity.ino,
+            print: self.source.fingerprint(offset),
+            offset,
+            lines: self.splitter.lines(),
+        }
     }
 }
 

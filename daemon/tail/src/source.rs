@@ -6,7 +6,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
+use memchr::memchr_iter;
+use nix::errno::Errno;
 use nix::libc::O_NONBLOCK;
+use nix::unistd::{Whence, lseek};
 
 use crate::cursor::{Fingerprint, PRINT_BYTES};
 use crate::splitter::content;
@@ -176,14 +179,73 @@ impl Source {
             return Ok(true);
         }
         let mut buffer = vec![0; 64 * 1024];
+        let known = print.at.saturating_add(u64::from(print.len));
         while self.pos < offset {
             let want = usize::try_from(offset - self.pos).unwrap_or(usize::MAX).min(buffer.len());
             let Some(part) = buffer.get_mut(..want) else { return Ok(false) };
             if self.read(part)? == 0 {
                 return Ok(false);
             }
+            // Another file shows at its beginning: it need not be unpacked to its end.
+            if self.pos >= known && self.fingerprint(known) != print {
+                return Ok(false);
+            }
         }
         Ok(self.fingerprint(print.at.saturating_add(u64::from(print.len))) == print)
+    }
+
+    /// How much of what was read of this file another one begins with, in whole lines: bytes and lines.
+    pub(crate) fn shared(&self, other: &Self) -> io::Result<(u64, u64)> {
+        let (Bytes::Plain(mine), Bytes::Plain(theirs)) = (&self.bytes, &other.bytes) else { return Ok((0, 0)) };
+        let (mut left, mut right) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+        let (mut at, mut shared, mut lines) = (0, 0, 0);
+        while at < self.pos {
+            let most = usize::try_from(self.pos - at).unwrap_or(usize::MAX).min(left.len());
+            let (Some(left), Some(right)) = (left.get_mut(..most), right.get_mut(..most)) else { break };
+            let read = mine.read_at(left, at)?.min(theirs.read_at(right, at)?);
+            let same = left.iter().zip(right.iter()).take(read).take_while(|(left, right)| left == right).count();
+            for end in memchr_iter(b'\n', left.get(..same).unwrap_or_default()) {
+                shared = at + end as u64 + 1;
+                lines += 1;
+            }
+            if read == 0 || same < read {
+                break;
+            }
+            at += same as u64;
+        }
+        Ok((shared, lines))
+    }
+
+    /// Goes to an offset as if everything before it had been read.
+    pub(crate) fn jump(&mut self, offset: u64) -> io::Result<()> {
+        let Bytes::Plain(file) = &mut self.bytes else { return Ok(()) };
+        let mut first = vec![0; usize::try_from(offset).unwrap_or(usize::MAX).min(PRINT_BYTES)];
+        file.read_exact_at(&mut first, 0)?;
+        let begins = content(&first).unwrap_or(first.len());
+        self.print = first.split_off(begins);
+        self.print_at = if self.print.is_empty() { offset } else { begins as u64 };
+        self.pos = file.seek(SeekFrom::Start(offset))?;
+        Ok(())
+    }
+
+    /// Over bytes that no disk holds, to the next that one does or to the end. Says how many there were.
+    pub(crate) fn skip_hole(&mut self) -> io::Result<u64> {
+        let Bytes::Plain(file) = &mut self.bytes else { return Ok(0) };
+        let Ok(from) = i64::try_from(self.pos) else { return Ok(0) };
+        let to = match lseek(&*file, from, Whence::SeekData) {
+            Ok(to) => u64::try_from(to).unwrap_or(self.pos),
+            // Nothing but a hole up to the end.
+            Err(Errno::ENXIO) => file.metadata()?.len().max(self.pos),
+            // This file system knows no holes.
+            Err(_) => self.pos,
+        };
+        file.seek(SeekFrom::Start(to))?;
+        let skipped = to - self.pos.min(to);
+        self.pos = to;
+        if self.print.is_empty() {
+            self.print_at = to;
+        }
+        Ok(skipped)
     }
 
     /// To the end of what is there now. Says whether that is the end of a line.
@@ -205,4 +267,12 @@ impl Source {
         self.pos = file.seek(SeekFrom::Start(len))?;
         Ok(last == [b'\n'])
     }
+}
+
+/// Whether opening failed for want of something that will be there again: the file is as good as before.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::EINTR | Errno::EAGAIN)
+    )
 }

@@ -58,6 +58,17 @@ impl Splitter {
         self.lines
     }
 
+    /// The last byte was a NUL.
+    pub(crate) const fn in_hole(&self) -> bool {
+        self.in_hole
+    }
+
+    /// So many more bytes of the hole were passed over.
+    pub(crate) const fn skip(&mut self, bytes: u64) {
+        self.pos += bytes;
+        self.start = self.pos;
+    }
+
     pub(crate) fn feed(&mut self, mut chunk: &[u8], out: &mut Vec<Piece>) {
         while !chunk.is_empty() {
             if self.in_hole {

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use picket_tail::{Batch, Config, Cursor, Reader, StartAt};
+use picket_tail::{Batch, Config, Cursor, Oddity, Reader, StartAt};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -424,4 +424,156 @@ fn a_pipe_with_the_logs_name_is_refused_and_does_not_hang() {
     nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let error = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap().poll(1 << 20).unwrap_err();
     assert!(error.to_string().contains("audit.log"), "{error}");
+}
+
+fn append(path: &Path, text: &str) {
+    OpenOptions::new().append(true).create(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+fn texts(batch: &Batch) -> Vec<String> {
+    lines(batch).into_iter().map(|l| l.2).collect()
+}
+
+fn oddities(batch: &Batch) -> Vec<Oddity> {
+    batch.signs.iter().map(|sign| sign.oddity).collect()
+}
+
+fn everything(reader: &mut Reader) -> Batch {
+    reader.poll(1 << 20).unwrap()
+}
+
+#[test]
+fn a_clock_that_was_set_back_while_nobody_read_loses_no_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let rotate = |stamp: &str| fs::rename(&log, dir.path().join(format!("audit-{stamp}.log"))).unwrap();
+    append(&log, "one\n");
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+    assert_eq!(texts(&everything(&mut reader)), ["one"]);
+    rotate("2026-06-01T10-00-00.000");
+    append(&log, "two\n");
+    let batch = everything(&mut reader);
+    assert_eq!(texts(&batch), ["two"]);
+    drop(reader);
+    // Names of the past, for logs of now.
+    for (line, stamp) in [("three\n", "2026-01-01T00-00-01.000"), ("four\n", "2026-01-01T00-00-02.000")] {
+        append(&log, line);
+        rotate(stamp);
+    }
+    append(&log, "five\n");
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), Some(batch.cursor)).unwrap();
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), batch.gaps), (vec!["three".into(), "four".into(), "five".into()], vec![]));
+}
+
+#[test]
+fn a_log_replaced_by_a_copy_is_told_and_read_on_where_it_was_as_is_the_one_the_writer_still_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    append(&log, "one\ntwo\n");
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+    assert_eq!(texts(&everything(&mut reader)), ["one", "two"]);
+    let mut held = OpenOptions::new().append(true).open(&log).unwrap();
+    fs::copy(&log, dir.path().join("new")).unwrap();
+    fs::rename(dir.path().join("new"), &log).unwrap();
+    append(&log, "three\n");
+    held.write_all(b"hidden\n").unwrap();
+    let batch = everything(&mut reader);
+    assert_eq!(texts(&batch), ["hidden", "three"]);
+    assert_eq!(oddities(&batch), [Oddity::Truncated, Oddity::Unlinked]);
+    held.write_all(b"hidden too\n").unwrap();
+    append(&log, "four\n");
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["four".into(), "hidden too".into()], vec![]));
+    // A file without a name cannot be found again.
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), Some(batch.cursor)).unwrap();
+    let batch = everything(&mut reader);
+    assert_eq!(texts(&batch), Vec::<String>::new());
+    assert!(batch.gaps[0].detail.contains("lost its name"), "{}", batch.gaps[0].detail);
+}
+
+#[test]
+fn a_log_moved_away_while_its_writer_holds_it_is_read_on_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    append(&log, "one\n");
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+    assert_eq!(texts(&everything(&mut reader)), ["one"]);
+    let mut held = OpenOptions::new().append(true).open(&log).unwrap();
+    fs::rename(&log, dir.path().join("audit.log.aside")).unwrap();
+    append(&log, "decoy\n");
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["decoy".into()], vec![]), "a rotator might have done it");
+    held.write_all(b"hidden\n").unwrap();
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["hidden".into()], vec![Oddity::Unlinked]));
+    held.write_all(b"hidden too\n").unwrap();
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), Some(batch.cursor)).unwrap();
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), batch.gaps), (vec!["hidden too".into()], vec![]));
+}
+
+#[test]
+fn rotated_logs_that_are_removed_before_they_are_read_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let backup = |second: u32| dir.path().join(format!("audit-2026-01-15T10-00-{second:02}.000.log"));
+    for second in 1..=3 {
+        fs::write(backup(second), format!("line {second}\n")).unwrap();
+    }
+    append(&log, "now\n");
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+    let first = reader.poll(1).unwrap();
+    assert_eq!(texts(&first), ["line 1"]);
+    assert!(reader.behind() > 0);
+    let first = reader.cursor();
+    fs::remove_file(backup(2)).unwrap();
+    // The same reader, and one that knows only the cursor.
+    let mut other = Reader::open(Config::new(&log, StartAt::Beginning), Some(first)).unwrap();
+    for reader in [&mut reader, &mut other] {
+        let batch = everything(reader);
+        assert_eq!((texts(&batch), oddities(&batch)), (vec!["line 3".into(), "now".into()], vec![Oddity::Lost]));
+        assert!(batch.gaps[0].detail.contains("2026-01-15T10-00-02.000"), "{}", batch.gaps[0].detail);
+    }
+}
+
+#[test]
+fn a_hole_larger_than_the_disk_is_passed_over_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    append(&log, "one\n");
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+    assert_eq!(texts(&everything(&mut reader)), ["one"]);
+    let file = OpenOptions::new().write(true).open(&log).unwrap();
+    file.set_len(0).unwrap();
+    file.write_all_at(b"after\n", 1 << 42).unwrap();
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["after".into()], vec![Oddity::Truncated]));
+    file.write_all_at(b"more\n", (1 << 42) + 6).unwrap();
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), Some(batch.cursor)).unwrap();
+    assert_eq!(texts(&everything(&mut reader)), ["more"]);
+}
+
+#[test]
+fn a_folder_that_is_swapped_by_its_link_is_followed_and_what_is_open_read_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (dir.path().join("old/audit.log"), dir.path().join("new/audit.log"));
+    for log in [&old, &new] {
+        fs::create_dir(log.parent().unwrap()).unwrap();
+    }
+    append(&old, "one\n");
+    let mut reader = Reader::open(Config::new(&old, StartAt::Beginning), None).unwrap();
+    assert_eq!(texts(&everything(&mut reader)), ["one"]);
+    append(&new, "three\n");
+    reader.relocate(new.clone());
+    append(&old, "two\n");
+    let batch = everything(&mut reader);
+    assert_eq!(texts(&batch), ["two", "three"]);
+    // K3s has it open until it rotates.
+    append(&old, "still here\n");
+    append(&new, "four\n");
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["four".into(), "still here".into()], vec![Oddity::Unlinked]));
+    reader.relocate(dir.path().join("gone/audit.log"));
+    assert_eq!(reader.path(), new);
 }
