@@ -190,10 +190,10 @@ impl Parsed {
                 "the unquoted value reads as a number or a boolean: another secret than the one written is in force; quote it".to_owned(),
             );
         } else if option.name == "write-kubeconfig-mode" {
-            warn(
-                Trap::OctalMode,
-                format!("`{plain}` without quotes reads as {}, which K3s then takes as the mode; quote it", arg.value),
-            );
+            let octal = !arg.value.is_empty() && arg.value.bytes().all(|b| matches!(b, b'0'..=b'7'));
+            let effect =
+                if octal { "which K3s then takes as the mode" } else { "which is no mode: the file keeps 0600" };
+            warn(Trap::OctalMode, format!("`{plain}` without quotes reads as {}, {effect}; quote it", arg.value));
         } else {
             warn(Trap::ScalarReread, format!("`{plain}` without quotes reads as `{}`; quote it", arg.value));
         }

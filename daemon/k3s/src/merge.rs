@@ -9,6 +9,9 @@ use crate::yaml::{self, Node, Value};
 /// Largest configuration file read.
 pub(crate) const FILE_LIMIT: usize = 1 << 20;
 
+/// Bytes read of a configuration with all its drop-ins.
+const ALL_LIMIT: usize = 4 << 20;
+
 /// One argument made from the files: `--name=value`.
 #[derive(Debug, Clone)]
 pub(crate) struct FileArg {
@@ -69,6 +72,7 @@ pub(crate) fn merge(files: &dyn NodeFiles, main: &str, past_wrapper: bool) -> Me
     };
     let mut order: Vec<String> = Vec::new();
     let mut values: BTreeMap<String, Held> = BTreeMap::new();
+    let mut left = ALL_LIMIT;
     for (path, layer) in paths {
         if layer == Layer::DropIn {
             merged.sources.push(path.clone());
@@ -86,6 +90,14 @@ pub(crate) fn merge(files: &dyn NodeFiles, main: &str, past_wrapper: bool) -> Me
             }
         };
         merged.present = true;
+        let Some(rest) = left.checked_sub(bytes.len()) else {
+            let detail = format!(
+                "cannot be read: the files together are larger than {ALL_LIMIT} bytes; their settings are not known"
+            );
+            merged.problems.push(Problem { path: Some(path), line: None, detail });
+            break;
+        };
+        left = rest;
         match yaml::load(&bytes) {
             Ok(document) => fold(&document, &path, layer, &mut order, &mut values, &mut merged),
             Err(error) => {

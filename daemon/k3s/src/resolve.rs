@@ -47,10 +47,13 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         .or_else(|| role_from_files(files, &merged));
     let files_understood = merged.problems.is_empty();
     problems.append(&mut merged.problems);
-    warnings.append(&mut merged.warnings);
     sources.append(&mut merged.sources);
 
     let known = Known::of(role.unwrap_or(Role::Server));
+    // What K3s makes of the value of a key it does not know is no trap of its own.
+    let of_a_value = |trap| matches!(trap, Trap::NestedList | Trap::MapValue | Trap::ListReplaced | Trap::DuplicateKey);
+    let is_known = |option: Option<&String>| option.is_none_or(|name| known.get(name).is_some());
+    warnings.extend(merged.warnings.drain(..).filter(|w| !of_a_value(w.trap) || is_known(w.option.as_ref())));
     let mut parsed = Parsed::default();
     parsed.files(&merged.args, &known, role, filtered(role, start.as_ref()));
     if let Some(start) = &start {

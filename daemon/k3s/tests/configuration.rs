@@ -150,8 +150,38 @@ fn alias_bombs_and_depth_are_bounded() {
     assert!(config.files_understood() && config.options.len() == 60_000);
     assert_eq!(config.warnings.len(), 501, "the last one says how many more");
     assert_eq!(config.warnings[500].trap, Trap::More);
+}
+
+/// What is beyond our limits is not known; K3s may well take it.
+#[test]
+fn limits_of_ours_are_no_refusals_of_k3s() {
     let deep = format!("a: {}", "[".repeat(100_000));
-    assert_eq!(server(&deep).problems.len(), 1);
+    let nested = format!("a:\n{}x\n", "- ".repeat(150));
+    let maps: String = (0..150).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+    let many = format!("node-label:\n{}", "- a\n".repeat(260_000));
+    for text in [deep, nested, maps, many] {
+        let config = server(&text);
+        assert_eq!(config.problems.len(), 1);
+        assert!(config.problems[0].is_blindness() && !config.files_understood(), "{:?}", config.problems);
+    }
+    let files = (0..9).fold(MemoryFiles::new().file(MAIN, "debug: true\n"), |files, i| {
+        files.file(&format!("/etc/rancher/k3s/config.yaml.d/{i}.yaml"), format!("#{}\n", "x".repeat(500_000)))
+    });
+    let config = effective(&files, &Ask { role: Some(Role::Server), ..Ask::default() });
+    assert_eq!(config.problems.len(), 1);
+    assert!(config.problems[0].is_blindness() && config.options.is_empty());
+}
+
+#[test]
+fn the_value_of_an_unknown_key_is_no_trap_of_its_own() {
+    let config = server("x: &x {debug: true}\ny: [[a, b]]\ny: 1\ntls-san: [[a, b]]\n");
+    let unknown = [1, 2].map(|line| (Trap::UnknownKey, Some(line)));
+    let seen = traps(&config);
+    assert_eq!(
+        seen.iter().filter(|(trap, _)| *trap != Trap::UnknownKey).collect::<Vec<_>>(),
+        [&(Trap::NestedList, Some(4))]
+    );
+    assert!(seen.contains(&unknown[0]), "{seen:?}");
 }
 
 #[test]
