@@ -34,10 +34,27 @@ pub(crate) struct Parsed {
     forms: BTreeMap<String, Vec<String>>,
 }
 
+/// The main configuration file of a node where nothing names another.
+const DEFAULT_FILE: &str = "/etc/rancher/k3s/config.yaml";
+
+/// Words that stop K3s' wrapper from reading the configuration files, wherever they stand.
+const PAST_WRAPPER: [&str; 4] = ["--help", "-h", "--version", "-v"];
+
+/// Whether K3s' wrapper starts the program inside without a look at the configuration files.
+pub(crate) fn past_wrapper(start: Option<&Start>) -> bool {
+    start.is_some_and(|s| s.words.iter().skip(1).any(|(word, _)| PAST_WRAPPER.contains(&word.text.as_str())))
+}
+
+/// The file K3s' wrapper reads besides the one the program inside reads; none if they are the same. The wrapper does
+/// not know `--config`.
+pub(crate) fn wrapper_file(start: Option<&Start>, read: Option<&str>) -> Option<&'static str> {
+    let variable = start.and_then(|s| s.environment.get("K3S_CONFIG_FILE")).is_some_and(|(v, _)| !v.value.is_empty());
+    (start.is_some() && !variable && read != Some(DEFAULT_FILE) && !past_wrapper(start)).then_some(DEFAULT_FILE)
+}
+
 /// Where K3s will look for its main configuration file, and traps on the way. None: it reads none.
 pub(crate) fn config_path(start: Option<&Start>, warnings: &mut Vec<Warning>) -> Option<String> {
-    const DEFAULT: &str = "/etc/rancher/k3s/config.yaml";
-    let Some(start) = start else { return Some(DEFAULT.to_owned()) };
+    let Some(start) = start else { return Some(DEFAULT_FILE.to_owned()) };
     let named =
         if let Some((variable, _)) = start.environment.get("K3S_CONFIG_FILE").filter(|(v, _)| !v.value.is_empty()) {
             Some(variable.value.clone())
@@ -45,7 +62,7 @@ pub(crate) fn config_path(start: Option<&Start>, warnings: &mut Vec<Warning>) ->
             named_on_command_line(start, warnings)
         };
     match named {
-        None => Some(DEFAULT.to_owned()),
+        None => Some(DEFAULT_FILE.to_owned()),
         Some(path) if path.is_empty() || path.starts_with("http://") || path.starts_with("https://") => None,
         Some(path) if path.starts_with('/') => Some(path),
         // systemd starts K3s in `/`.
@@ -173,10 +190,10 @@ impl Parsed {
                 "the unquoted value reads as a number or a boolean: another secret than the one written is in force; quote it".to_owned(),
             );
         } else if option.name == "write-kubeconfig-mode" {
-            warn(
-                Trap::OctalMode,
-                format!("`{plain}` without quotes reads as {}, which K3s then takes as the mode; quote it", arg.value),
-            );
+            let octal = !arg.value.is_empty() && arg.value.bytes().all(|b| matches!(b, b'0'..=b'7'));
+            let effect =
+                if octal { "which K3s then takes as the mode" } else { "which is no mode: the file keeps 0600" };
+            warn(Trap::OctalMode, format!("`{plain}` without quotes reads as {}, {effect}; quote it", arg.value));
         } else {
             warn(Trap::ScalarReread, format!("`{plain}` without quotes reads as `{}`; quote it", arg.value));
         }
@@ -336,9 +353,10 @@ impl Parsed {
     }
 }
 
-/// What a value should be and is not, for options whose values K3s checks at start. Empty values count as not given.
+/// What a value should be and is not, for options whose values K3s checks at start. It splits lists at commas and takes
+/// each part as it is: blanks, and an empty value, are refused.
 fn unfit(name: &str, value: &str) -> Option<&'static str> {
-    let each = |fits: fn(&str) -> bool| value.split(',').map(str::trim).filter(|v| !v.is_empty()).all(fits);
+    let each = |fits: fn(&str) -> bool| value.split(',').all(fits);
     match name {
         "egress-selector-mode" => {
             (!matches!(value, "agent" | "cluster" | "pod" | "disabled")).then_some("agent, cluster, pod or disabled")
@@ -347,8 +365,8 @@ fn unfit(name: &str, value: &str) -> Option<&'static str> {
         "cluster-dns" | "node-ip" | "node-external-ip" => {
             (!each(|v| v.parse::<IpAddr>().is_ok())).then_some("IP address")
         }
-        "service-node-port-range" if !value.is_empty() => {
-            (!is_port_range(value)).then_some("range such as 30000-32767")
+        "service-node-port-range" if !value.trim().is_empty() => {
+            port_range(value).is_none().then_some("range such as 30000-32767")
         }
         _ => None,
     }
@@ -365,14 +383,16 @@ fn is_cidr(text: &str) -> bool {
     })
 }
 
-/// `from-to`, `from+count`, or one port.
-fn is_port_range(text: &str) -> bool {
-    let port = |t: &str| t.trim().parse::<u16>().ok();
-    match (text.split_once('-'), text.split_once('+')) {
-        (Some((from, to)), _) => port(from).zip(port(to)).is_some_and(|(from, to)| from <= to),
-        (None, Some((from, count))) => port(from).is_some() && port(count).is_some(),
-        (None, None) => port(text).is_some(),
-    }
+/// The ends of `from-to`, `from+count` or one port, as K3s reads a range of ports; none where it refuses it.
+pub(crate) fn port_range(text: &str) -> Option<(u16, u16)> {
+    let port = |t: &str| t.parse::<u16>().ok();
+    let text = text.trim();
+    let (from, to) = match (text.split_once('-'), text.split_once('+')) {
+        (Some((from, to)), _) => (port(from)?, port(to)?),
+        (None, Some((from, count))) => (port(from)?, port(from)?.checked_add(port(count)?)?),
+        (None, None) => (port(text)?, port(text)?),
+    };
+    (from <= to).then_some((from, to))
 }
 
 /// A boolean as Go's `strconv.ParseBool` reads it.

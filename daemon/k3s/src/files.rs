@@ -22,6 +22,8 @@ pub enum EntryKind {
     LinkToDir,
     /// A symbolic link that leads to something else.
     LinkToOther,
+    /// A symbolic link whose target cannot be looked at.
+    UnreadableLink,
     /// A symbolic link whose target does not exist.
     DanglingLink,
     /// A symbolic link that leads back to itself.
@@ -229,6 +231,7 @@ impl NodeFiles for MemoryFiles {
                     Found::Nothing => EntryKind::DanglingLink,
                     Found::Loop => EntryKind::LinkLoop,
                     Found::Node(MemoryNode::Dir, _) => EntryKind::LinkToDir,
+                    Found::Node(MemoryNode::Unreadable(_), _) => EntryKind::UnreadableLink,
                     Found::Node(_, _) => EntryKind::LinkToFile,
                 },
             };

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::components::KubeletArgs;
 use crate::effective::Problem;
 use crate::files::{EntryKind, NodeFiles};
 use crate::merge::FILE_LIMIT;
@@ -11,9 +12,17 @@ use crate::yaml;
 const DEPTH_LIMIT: usize = 8;
 const FILES_LIMIT: usize = 256;
 
+/// Where in the folder K3s copies what `kubelet-arg` names as `config` and as `config-dir`.
+pub(crate) const COPIED_FILE: &str = "10-cli-config.conf";
+pub(crate) const COPIED_FOLDER: &str = "20-cli-config-dir";
+/// What K3s itself writes there at every start.
+const OWN_FILE: &str = "00-k3s-defaults.conf";
+
 /// What the folder holds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct KubeletConfig {
+    /// The folder.
+    pub(crate) path: String,
     /// Each file's content, in the order they are merged.
     pub(crate) parts: Vec<(String, Value)>,
     /// Files in the order they are merged.
@@ -25,7 +34,7 @@ pub(crate) struct KubeletConfig {
 
 /// Reads and merges a folder.
 pub(crate) fn read(files: &dyn NodeFiles, folder: &str) -> KubeletConfig {
-    let mut out = KubeletConfig::default();
+    let mut out = KubeletConfig { path: folder.to_owned(), ..KubeletConfig::default() };
     walk(files, folder, 0, &mut out);
     for path in out.files.clone() {
         match yaml_file(files, &path) {
@@ -43,6 +52,55 @@ impl KubeletConfig {
         let mut parts = self.parts.iter().map(|(_, value)| value.clone());
         let first = merge_patch(Value::Null, parts.next()?);
         Some(parts.fold(first, merge_patch))
+    }
+
+    /// Whether K3s copies what lies at `source`: not what lies in the folder already.
+    pub(crate) fn copies(&self, source: &str) -> bool {
+        !source.starts_with(&self.path)
+    }
+
+    /// Whether `file` is the copy of that name, or in it.
+    pub(crate) fn is_copy(&self, file: &str, copy: &str) -> bool {
+        file.strip_prefix(&self.path)
+            .and_then(|f| f.strip_prefix('/'))
+            .and_then(|f| f.strip_prefix(copy))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
+    /// The folder after the next start: K3s writes its own file anew, from an option of its own, and copies what
+    /// `kubelet-arg` names. What was copied before stays, unless it is copied over.
+    pub(crate) fn at_next_start(&self, files: &dyn NodeFiles, protect: bool, args: &KubeletArgs) -> Self {
+        let mut next = self.clone();
+        let own = format!("{}/{OWN_FILE}", self.path);
+        if let Some((_, Value::Object(map))) = next.parts.iter_mut().find(|(path, _)| *path == own) {
+            map.remove("protectKernelDefaults");
+            if protect {
+                map.insert("protectKernelDefaults".to_owned(), true.into());
+            }
+        }
+        if let Some((_, source)) = &args.config
+            && self.copies(source)
+            && let Ok(Some(value)) = yaml_file(files, source)
+        {
+            next.put(format!("{}/{COPIED_FILE}", self.path), value);
+        }
+        if let Some((_, source)) = &args.config_dir
+            && self.copies(source)
+        {
+            let source = source.trim_end_matches('/');
+            for (path, value) in read(files, source).parts {
+                let rest = path.strip_prefix(source).unwrap_or_default();
+                next.put(format!("{}/{COPIED_FOLDER}{rest}", self.path), value);
+            }
+        }
+        next
+    }
+
+    fn put(&mut self, path: String, value: Value) {
+        self.parts.retain(|(other, _)| *other != path);
+        self.parts.push((path, value));
+        // Folder by folder, as the kubelet walks them.
+        self.parts.sort_by(|(a, _), (b, _)| a.split('/').cmp(b.split('/')));
     }
 }
 
@@ -77,7 +135,7 @@ fn walk(files: &dyn NodeFiles, folder: &str, depth: usize, out: &mut KubeletConf
         let path = format!("{folder}/{}", entry.name);
         match entry.kind {
             EntryKind::Dir if depth < DEPTH_LIMIT => walk(files, &path, depth + 1, out),
-            EntryKind::File | EntryKind::LinkToFile
+            EntryKind::File | EntryKind::LinkToFile | EntryKind::UnreadableLink
                 if entry.name.ends_with(".conf") && out.files.len() < FILES_LIMIT =>
             {
                 out.files.push(path);

@@ -13,6 +13,7 @@ mod journal;
 mod kubelet_config;
 mod merge;
 mod options;
+mod refusals;
 mod resolve;
 mod traps;
 mod unit;

@@ -9,6 +9,9 @@ use crate::yaml::{self, Node, Value};
 /// Largest configuration file read.
 pub(crate) const FILE_LIMIT: usize = 1 << 20;
 
+/// Bytes read of a configuration with all its drop-ins.
+const ALL_LIMIT: usize = 4 << 20;
+
 /// One argument made from the files: `--name=value`.
 #[derive(Debug, Clone)]
 pub(crate) struct FileArg {
@@ -48,19 +51,28 @@ enum Held {
     Many(Vec<Item>),
 }
 
-/// Reads `main` and `main.d` and merges them.
-pub(crate) fn merge(files: &dyn NodeFiles, main: &str) -> Merged {
+/// Reads `main` and `main.d` and merges them. `past_wrapper`: K3s' wrapper does not look at the files first, and so a
+/// dangling link among the drop-ins does not stop K3s.
+pub(crate) fn merge(files: &dyn NodeFiles, main: &str, past_wrapper: bool) -> Merged {
     let mut merged = Merged::default();
     let folder = format!("{main}.d");
     merged.sources.push(main.to_owned());
     merged.sources.push(folder.clone());
     let mut paths = vec![(main.to_owned(), Layer::ConfigFile)];
-    match drop_ins(files, &folder, &mut merged) {
-        Some(names) => paths.extend(names.into_iter().map(|n| (n, Layer::DropIn))),
-        None => return merged,
-    }
+    let ignored = match drop_ins(files, &folder, past_wrapper, &mut merged) {
+        DropIns::Read(names) => {
+            paths.extend(names.into_iter().map(|n| (n, Layer::DropIn)));
+            false
+        }
+        DropIns::FilesIgnored(names) => {
+            paths.extend(names.into_iter().map(|n| (n, Layer::DropIn)));
+            true
+        }
+        DropIns::Refused => return merged,
+    };
     let mut order: Vec<String> = Vec::new();
     let mut values: BTreeMap<String, Held> = BTreeMap::new();
+    let mut left = ALL_LIMIT;
     for (path, layer) in paths {
         if layer == Layer::DropIn {
             merged.sources.push(path.clone());
@@ -78,6 +90,14 @@ pub(crate) fn merge(files: &dyn NodeFiles, main: &str) -> Merged {
             }
         };
         merged.present = true;
+        let Some(rest) = left.checked_sub(bytes.len()) else {
+            let detail = format!(
+                "cannot be read: the files together are larger than {ALL_LIMIT} bytes; their settings are not known"
+            );
+            merged.problems.push(Problem { path: Some(path), line: None, detail });
+            break;
+        };
+        left = rest;
         match yaml::load(&bytes) {
             Ok(document) => fold(&document, &path, layer, &mut order, &mut values, &mut merged),
             Err(error) => {
@@ -85,7 +105,7 @@ pub(crate) fn merge(files: &dyn NodeFiles, main: &str) -> Merged {
             }
         }
     }
-    if !merged.problems.is_empty() {
+    if !merged.problems.is_empty() || ignored {
         return merged;
     }
     for key in order {
@@ -111,15 +131,28 @@ pub(crate) fn merge(files: &dyn NodeFiles, main: &str) -> Merged {
     merged
 }
 
-/// The drop-ins in K3s' order; none if a link among them makes K3s stop or ignore all files.
-fn drop_ins(files: &dyn NodeFiles, folder: &str, merged: &mut Merged) -> Option<Vec<String>> {
+enum DropIns {
+    /// Paths in K3s' order.
+    Read(Vec<String>),
+    /// One of the links leads nowhere: K3s takes it for "no configuration file" and goes on without any. What stands
+    /// before that link is read all the same.
+    FilesIgnored(Vec<String>),
+    /// K3s does not start, or they are not known.
+    Refused,
+}
+
+fn drop_ins(files: &dyn NodeFiles, folder: &str, past_wrapper: bool, merged: &mut Merged) -> DropIns {
     let mut entries = match files.list(folder) {
         Ok(Some(entries)) => entries,
-        Ok(None) => return Some(Vec::new()),
+        Ok(None) => return DropIns::Read(Vec::new()),
         Err(reason) => {
-            let detail = format!("cannot be listed: {reason}; drop-ins are not known");
+            let detail = if files.has_file(folder) {
+                "a file where K3s wants a folder of drop-ins: it does not start; remove or rename it".to_owned()
+            } else {
+                format!("cannot be listed: {reason}; drop-ins are not known")
+            };
             merged.problems.push(Problem { path: Some(folder.to_owned()), line: None, detail });
-            return None;
+            return DropIns::Refused;
         }
     };
     entries.retain(|e| {
@@ -128,12 +161,15 @@ fn drop_ins(files: &dyn NodeFiles, folder: &str, merged: &mut Merged) -> Option<
     });
     entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     let mut usable = true;
+    let mut names = Vec::new();
+    let mut dangling = false;
     for entry in &entries {
         let path = format!("{folder}/{}", entry.name);
         let detail = match entry.kind {
             EntryKind::LinkToDir => "a link to a folder, named like a drop-in: K3s does not start; remove or rename it",
             EntryKind::LinkLoop => "a link that leads back to itself: K3s does not start; remove it",
             EntryKind::DanglingLink => {
+                merged.present = true;
                 merged.warnings.push(Warning {
                     trap: Trap::DanglingDropIn,
                     path: Some(path.clone()),
@@ -143,17 +179,33 @@ fn drop_ins(files: &dyn NodeFiles, folder: &str, merged: &mut Merged) -> Option<
                              config.yaml included; remove the link or restore its target"
                         .to_owned(),
                 });
+                if past_wrapper {
+                    dangling = true;
+                    continue;
+                }
                 "a link to a file that does not exist: K3s does not start, or ignores every configuration file; \
                  remove the link or restore its target"
             }
             EntryKind::Other | EntryKind::LinkToOther => "no ordinary file: K3s cannot read it",
-            EntryKind::File | EntryKind::LinkToFile | EntryKind::Dir => continue,
+            EntryKind::File | EntryKind::LinkToFile | EntryKind::UnreadableLink | EntryKind::Dir => {
+                if !dangling {
+                    names.push(path);
+                }
+                continue;
+            }
         };
+        if dangling {
+            continue;
+        }
         usable = false;
         merged.present = true;
         merged.problems.push(Problem { path: Some(path), line: None, detail: detail.to_owned() });
     }
-    usable.then(|| entries.iter().map(|e| format!("{folder}/{}", e.name)).collect())
+    match (usable, dangling) {
+        (false, _) => DropIns::Refused,
+        (true, true) => DropIns::FilesIgnored(names),
+        (true, false) => DropIns::Read(names),
+    }
 }
 
 fn fold(

@@ -12,7 +12,7 @@ use crate::merge::{self, Merged};
 use crate::options::Known;
 use crate::unit::{self, Start};
 use crate::version::K3sVersion;
-use crate::{Ask, journal, kubelet_config, traps};
+use crate::{Ask, journal, kubelet_config, refusals, traps};
 
 /// The first versions of each set of defaults, oldest first: what may run on a node whose version is not known.
 const STEPS: [K3sVersion; 10] = [
@@ -32,20 +32,28 @@ const STEPS: [K3sVersion; 10] = [
 pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
     let unit::Found { start, looked: mut sources, blind: mut warnings } = unit::find(files, ask.role);
     let mut problems: Vec<Problem> = Vec::new();
-    let mut merged = match argv::config_path(start.as_ref(), &mut warnings) {
-        Some(path) => merge::merge(files, &path),
-        None => Merged::default(),
-    };
+    let main = argv::config_path(start.as_ref(), &mut warnings);
+    let past_wrapper = argv::past_wrapper(start.as_ref());
+    let mut merged = main.as_deref().map_or_else(Merged::default, |path| merge::merge(files, path, past_wrapper));
+    if let Some(path) = argv::wrapper_file(start.as_ref(), main.as_deref()) {
+        // Its values do not count, but K3s ends if it cannot be read.
+        let read = merge::merge(files, path, false);
+        problems.extend(read.problems);
+        sources.extend(read.sources);
+    }
     let role = ask
         .role
         .or_else(|| start.as_ref().and_then(Start::role).map(|(r, _)| r))
         .or_else(|| role_from_files(files, &merged));
     let files_understood = merged.problems.is_empty();
     problems.append(&mut merged.problems);
-    warnings.append(&mut merged.warnings);
     sources.append(&mut merged.sources);
 
     let known = Known::of(role.unwrap_or(Role::Server));
+    // What K3s makes of the value of a key it does not know is no trap of its own.
+    let of_a_value = |trap| matches!(trap, Trap::NestedList | Trap::MapValue | Trap::ListReplaced | Trap::DuplicateKey);
+    let is_known = |option: Option<&String>| option.is_none_or(|name| known.get(name).is_some());
+    warnings.extend(merged.warnings.drain(..).filter(|w| !of_a_value(w.trap) || is_known(w.option.as_ref())));
     let mut parsed = Parsed::default();
     parsed.files(&merged.args, &known, role, filtered(role, start.as_ref()));
     if let Some(start) = &start {
@@ -78,14 +86,20 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         }
         _ => Vec::new(),
     };
-    if role.is_some() {
-        traps::judge(files, &parsed.given, &kubelet, &variants, &mut problems, &mut warnings);
+    let kubelet_args = components::kubelet_args(components::user_args(&parsed.given, &["kubelet-arg"]));
+    if let Some(role) = role {
+        traps::judge(&parsed.given, &kubelet_args, &kubelet, &variants, &mut warnings);
+        let judged = refusals::Judged { files, role, given: &parsed.given, kubelet: &kubelet, args: &kubelet_args };
+        refusals::judge(&judged, &variants, &mut problems);
     }
     problems.append(&mut parsed.problems);
     warnings.append(&mut parsed.warnings);
     problems.extend(kubelet.problems.iter().filter(|_| !no_kubelet).cloned());
     let kubelet_next = match role {
-        Some(_) if !no_kubelet && files_understood => kubelet_next(files, &folder, &kubelet, &parsed.given),
+        Some(_) if !no_kubelet && files_understood => {
+            let protect = last(&parsed.given, "protect-kernel-defaults").and_then(argv::go_bool).unwrap_or(false);
+            kubelet.at_next_start(files, protect, &kubelet_args).merged()
+        }
         _ => None,
     };
     let etcd_config = match kubelet_config::yaml_file(files, &format!("{data_dir}/server/db/etcd/config")) {
@@ -111,38 +125,6 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         files_understood,
         sources,
     }
-}
-
-/// What the kubelet's folder will hold after the next start: K3s writes its own file anew and copies what `kubelet-arg`
-/// names as `config`.
-fn kubelet_next(
-    files: &dyn NodeFiles,
-    folder: &str,
-    now: &kubelet_config::KubeletConfig,
-    given: &[Given],
-) -> Option<serde_json::Value> {
-    let mut next = now.clone();
-    let own = format!("{folder}/00-k3s-defaults.conf");
-    let protect = last(given, "protect-kernel-defaults").and_then(argv::go_bool).unwrap_or(false);
-    if let Some((_, serde_json::Value::Object(map))) = next.parts.iter_mut().find(|(path, _)| *path == own) {
-        map.remove("protectKernelDefaults");
-        if protect {
-            map.insert("protectKernelDefaults".to_owned(), true.into());
-        }
-    }
-    let mut named = given.iter().filter(|g| g.known && g.name == "kubelet-arg").filter_map(|g| {
-        let text = g.value.strip_prefix("--").unwrap_or(&g.value);
-        text.strip_prefix("config=").filter(|p| p.starts_with('/'))
-    });
-    if let Some(path) = named.next_back()
-        && let Ok(Some(value)) = kubelet_config::yaml_file(files, path)
-    {
-        let copy = format!("{folder}/10-cli-config.conf");
-        next.parts.retain(|(path, _)| *path != copy);
-        next.parts.push((copy, value));
-        next.parts.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
-    }
-    next.merged()
 }
 
 /// Problems and warnings listed at most; a last entry says how many more there are.

@@ -169,6 +169,9 @@ fn read_unit(files: &dyn NodeFiles, name: &str) -> Option<Start> {
                 base = Some((path, bytes));
                 break;
             }
+            // A unit that is a link to /dev/null is masked, whatever lies in weaker folders; a link that leads nowhere
+            // (as /dev/null does where a folder stands for the node) gives no unit either.
+            Ok(None) | Err(_) if leads_nowhere(files, dir, name) => return None,
             Ok(None) => {}
             Err(reason) => {
                 start.warn(&path, None, format!("the unit cannot be read: {reason}"));
@@ -197,6 +200,13 @@ fn read_unit(files: &dyn NodeFiles, name: &str) -> Option<Start> {
     Some(start)
 }
 
+/// Whether a name in this folder is a link to a device or to nothing.
+fn leads_nowhere(files: &dyn NodeFiles, dir: &str, name: &str) -> bool {
+    files.list(dir).ok().flatten().is_some_and(|entries| {
+        entries.iter().any(|e| e.name == name && matches!(e.kind, EntryKind::DanglingLink | EntryKind::LinkToOther))
+    })
+}
+
 /// Drop-ins in systemd's order: by file name; of equal names the one in the strongest folder.
 fn drop_ins(files: &dyn NodeFiles, name: &str) -> Vec<String> {
     let mut folders = vec![format!("{name}.d")];
@@ -211,7 +221,10 @@ fn drop_ins(files: &dyn NodeFiles, name: &str) -> Vec<String> {
             let Ok(Some(entries)) = files.list(&format!("{dir}/{folder}")) else { continue };
             for entry in entries {
                 if entry.name.ends_with(".conf")
-                    && matches!(entry.kind, EntryKind::File | EntryKind::LinkToFile | EntryKind::LinkToOther)
+                    && matches!(
+                        entry.kind,
+                        EntryKind::File | EntryKind::LinkToFile | EntryKind::LinkToOther | EntryKind::UnreadableLink
+                    )
                 {
                     let path = format!("{dir}/{folder}/{}", entry.name);
                     by_name.entry(entry.name).or_insert(path);
@@ -275,8 +288,13 @@ fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut 
     let mut commands: Vec<Setting> = Vec::new();
     let mut assignments: Vec<Setting> = Vec::new();
     let mut env_files: Vec<Setting> = Vec::new();
+    let mut oneshot = false;
     for setting in settings {
         let list = match setting.key.as_str() {
+            "Type" => {
+                oneshot = setting.value.iter().map(|(c, _)| *c).collect::<String>().trim() == "oneshot";
+                continue;
+            }
             "ExecStart" => &mut commands,
             "Environment" => &mut assignments,
             "EnvironmentFile" => &mut env_files,
@@ -314,8 +332,16 @@ fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut 
         start.sources.push(path.clone());
         read_env_file(files, &path, optional, &setting, start);
     }
-    // Only one command is allowed for this type of service; the last file's reset decides, then the first stands.
-    let Some(command) = commands.into_iter().next() else { return };
+    let mut commands = commands.into_iter();
+    let Some(command) = commands.next() else { return };
+    if let Some(second) = commands.next().filter(|_| !oneshot) {
+        start.problems.push(Problem {
+            path: Some(second.path),
+            line: Some(second.line),
+            detail: "a second ExecStart=: systemd refuses the unit; an empty ExecStart= before it takes the first away"
+                .to_owned(),
+        });
+    }
     let (words, good) = split_systemd(&command.value);
     if !good {
         start.problems.push(Problem {

@@ -150,8 +150,38 @@ fn alias_bombs_and_depth_are_bounded() {
     assert!(config.files_understood() && config.options.len() == 60_000);
     assert_eq!(config.warnings.len(), 501, "the last one says how many more");
     assert_eq!(config.warnings[500].trap, Trap::More);
+}
+
+/// What is beyond our limits is not known; K3s may well take it.
+#[test]
+fn limits_of_ours_are_no_refusals_of_k3s() {
     let deep = format!("a: {}", "[".repeat(100_000));
-    assert_eq!(server(&deep).problems.len(), 1);
+    let nested = format!("a:\n{}x\n", "- ".repeat(150));
+    let maps: String = (0..150).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+    let many = format!("node-label:\n{}", "- a\n".repeat(260_000));
+    for text in [deep, nested, maps, many] {
+        let config = server(&text);
+        assert_eq!(config.problems.len(), 1);
+        assert!(config.problems[0].is_blindness() && !config.files_understood(), "{:?}", config.problems);
+    }
+    let files = (0..9).fold(MemoryFiles::new().file(MAIN, "debug: true\n"), |files, i| {
+        files.file(&format!("/etc/rancher/k3s/config.yaml.d/{i}.yaml"), format!("#{}\n", "x".repeat(500_000)))
+    });
+    let config = effective(&files, &Ask { role: Some(Role::Server), ..Ask::default() });
+    assert_eq!(config.problems.len(), 1);
+    assert!(config.problems[0].is_blindness() && config.options.is_empty());
+}
+
+#[test]
+fn the_value_of_an_unknown_key_is_no_trap_of_its_own() {
+    let config = server("x: &x {debug: true}\ny: [[a, b]]\ny: 1\ntls-san: [[a, b]]\n");
+    let unknown = [1, 2].map(|line| (Trap::UnknownKey, Some(line)));
+    let seen = traps(&config);
+    assert_eq!(
+        seen.iter().filter(|(trap, _)| *trap != Trap::UnknownKey).collect::<Vec<_>>(),
+        [&(Trap::NestedList, Some(4))]
+    );
+    assert!(seen.contains(&unknown[0]), "{seen:?}");
 }
 
 #[test]
@@ -326,4 +356,162 @@ fn the_json_contract() {
     );
     assert_eq!(json["components"]["kube-scheduler"]["profiling"][0]["layer"], "k3s-default");
     assert_eq!(json["problems"], serde_json::json!([]));
+}
+
+#[test]
+fn a_named_file_does_not_keep_the_wrapper_from_the_default_one() {
+    let files = |main: &str| {
+        MemoryFiles::new()
+            .file(MAIN, main)
+            .file("/x.yaml", "node-name: named\n")
+            .file("/etc/systemd/system/k3s.service", unit("server --config=/x.yaml"))
+    };
+    let broken = effective(&files("debug: [\n"), &Ask::default());
+    assert_eq!(broken.problems.len(), 1);
+    assert_eq!(broken.problems[0].path.as_deref(), Some(MAIN));
+    assert_eq!(broken.option("node-name").unwrap().value, "named", "its values are known all the same");
+    let good = effective(&files("debug: true\n"), &Ask::default());
+    assert_eq!(good.problems, []);
+    assert!(good.option("debug").is_none());
+    // A word of its own that asks for help or a version: the wrapper reads nothing.
+    let past = files("debug: [\n").file("/etc/systemd/system/k3s.service", unit("server -v 4 --config=/x.yaml"));
+    assert_eq!(effective(&past, &Ask::default()).problems, []);
+}
+
+#[test]
+fn past_the_wrapper_a_dangling_drop_in_switches_all_files_off() {
+    let node = |command: &str| {
+        MemoryFiles::new()
+            .file(MAIN, "secrets-encryption: true\n")
+            .link("/etc/rancher/k3s/config.yaml.d/50-x.yaml", "/gone")
+            .file("/etc/systemd/system/k3s.service", unit(command))
+    };
+    let config = effective(&node("server -v 4"), &Ask::default());
+    assert_eq!(config.problems, []);
+    assert_eq!(traps(&config), [(Trap::DanglingDropIn, None)]);
+    assert_eq!(values(&config, "v"), ["4"]);
+    assert!(config.option("secrets-encryption").is_none());
+    assert!(config.runs("kube-apiserver") && config.flag("kube-apiserver", "encryption-provider-config").is_empty());
+    assert_eq!(effective(&node("server -v=4"), &Ask::default()).problems.len(), 1);
+    // What comes before the link is read, and may be refused.
+    let broken = node("server -v 4").file("/etc/rancher/k3s/config.yaml.d/10-b.yaml", "a: [\n");
+    assert_eq!(effective(&broken, &Ask::default()).problems.len(), 1);
+    let after = node("server -v 4").file("/etc/rancher/k3s/config.yaml.d/90-b.yaml", "a: [\n");
+    assert_eq!(effective(&after, &Ask::default()).problems, []);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_drop_ins() {
+    let files = MemoryFiles::new().file(MAIN, "debug: true\n").file("/etc/rancher/k3s/config.yaml.d", "x");
+    let config = effective(&files, &Ask { role: Some(Role::Server), ..Ask::default() });
+    assert_eq!(config.problems.len(), 1);
+    assert!(!config.problems[0].is_blindness());
+}
+
+#[test]
+fn units_systemd_would_not_start() {
+    let vendor = "/usr/lib/systemd/system/k3s.service";
+    let etc = "/etc/systemd/system/k3s.service";
+    let masked = [
+        MemoryFiles::new().file(vendor, unit("server")).link(etc, "/dev/null"),
+        MemoryFiles::new().file(vendor, unit("server")).file(etc, ""),
+    ];
+    for files in masked {
+        let config = effective(&files, &Ask::default());
+        assert_eq!((config.role, config.unit), (None, None));
+    }
+    // A link whose target cannot be looked at is no mask: the command line may stand there.
+    let unreadable =
+        MemoryFiles::new().file(vendor, unit("server")).link(etc, "/x").unreadable("/x", "permission denied");
+    let config = effective(&unreadable, &Ask::default());
+    assert_eq!((config.unit.clone(), traps(&config)), (None, vec![(Trap::UnitNotUnderstood, None)]));
+    let drop_in = "/etc/systemd/system/k3s.service.d/10.conf";
+    let second =
+        MemoryFiles::new().file(etc, unit("server")).file(drop_in, "[Service]\nExecStart=/k3s server --debug\n");
+    let config = effective(&second, &Ask::default());
+    assert_eq!(config.problems.len(), 1);
+    assert_eq!((config.problems[0].path.as_deref(), config.problems[0].line), (Some(drop_in), Some(2)));
+    let reset = second.file(drop_in, "[Service]\nExecStart=\nExecStart=/k3s server --debug\n");
+    let config = effective(&reset, &Ask::default());
+    assert_eq!(config.problems, []);
+    assert!(config.bool_option("debug"));
+}
+
+#[test]
+fn values_k3s_looks_at_itself() {
+    for (text, line) in [
+        ("cluster-cidr: 10.42.0.0/16, fd00:42::/56\n", 1),
+        ("cluster-cidr:\n", 1),
+        ("service-cidr: \"10.43.0.0/16,\"\n", 1),
+        ("cluster-dns: 10.43.0.10,x\n", 1),
+        ("node-ip: \"10.0.0.1, 10.0.0.2\"\n", 1),
+        ("service-node-port-range: 30000+40000\n", 1),
+        ("kube-apiserver-arg:\n- v=1\n- tls-min-version=VersionTLS99\n", 3),
+        ("kube-apiserver-arg: [tls-cipher-suites=TLS_RSA_WITH_NOTHING]\n", 1),
+        ("kube-apiserver-arg: [authentication-config]\n", 1),
+        ("kube-apiserver-arg: [--authorization-config]\n", 1),
+        ("kubelet-arg:\n- config=\n", 2),
+        ("kubelet-arg:\n- config-dir=/nowhere\n", 2),
+        ("kubelet-arg:\n- config\n- /nowhere\n", 2),
+        ("debug: true\ncluster-reset-restore-path: /x\n", 2),
+        ("disable-etcd: true\n", 1),
+        ("datastore-endpoint: postgres://h/d\ndisable-apiserver: true\n", 2),
+        ("secrets-encryption: true\nsecrets-encryption-provider: aesgcm\n", 2),
+    ] {
+        let config = server(text);
+        assert_eq!(
+            problems(&config).iter().map(|p| p.0).collect::<Vec<_>>(),
+            [Some(line)],
+            "{text:?}: {:?}",
+            config.problems
+        );
+    }
+    for text in [
+        "cluster-cidr: 10.42.0.0/16,fd00:42::/56\nservice-cidr: [10.43.0.0/16, \"fd00:43::/112\"]\n",
+        "service-node-port-range: \"\"\n",
+        "kube-apiserver-arg: [tls-min-version=VersionTLS13, tls-min-version=x, tls-cipher-suites=TLS_AES_128_GCM_SHA256]\n",
+        // K3s looks at the first of a name only.
+        "kube-apiserver-arg: [authentication-config=/a, authentication-config]\n",
+        "kube-apiserver-arg: [\"tls-cipher-suites=\"]\n",
+        "secrets-encryption-provider: aesgcm\n",
+        "disable-agent: true\nkubelet-arg: [config=/nowhere]\n",
+    ] {
+        assert_eq!(problems(&server(text)), [], "{text:?}");
+    }
+    let old = Ask { role: Some(Role::Server), version: Some(K3sVersion::new(1, 31, 4)), ..Ask::default() };
+    for text in ["kube-apiserver-arg: [authentication-config]\n", "kubelet-arg: [config=/nowhere]\n"] {
+        let config = effective(&MemoryFiles::new().file(MAIN, text), &old);
+        assert_eq!(problems(&config), [], "not looked at in 1.31.4: {text:?}");
+    }
+}
+
+#[test]
+fn copies_the_kubelets_folder_will_hold() {
+    let folder = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
+    let base = MemoryFiles::new()
+        .file("/k.yaml", "podPidsLimit: 5\n")
+        .file("/k.d/a.conf", "podPidsLimit: 6\n")
+        .file("/k.d/deep/b.conf", "maxPods: 7\n")
+        .file("/k.d/c.yaml", "maxPods: 8\n")
+        .file(&format!("{folder}/00-k3s-defaults.conf"), "failSwapOn: false\n");
+    let next = |files: &MemoryFiles, args: &str| {
+        let files = files.clone().file(MAIN, format!("kubelet-arg: {args}\n"));
+        let config = effective(&files, &Ask { role: Some(Role::Agent), ..Ask::default() });
+        (config.kubelet_config_at_next_start().cloned().unwrap(), traps(&config))
+    };
+    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    assert_eq!(next(&base, "[config, /k.yaml]").0, json(r#"{"failSwapOn": false, "podPidsLimit": 5}"#));
+    assert_eq!(
+        next(&base, "[config=/k.yaml, config-dir=/k.d]").0,
+        json(r#"{"failSwapOn": false, "podPidsLimit": 6, "maxPods": 7}"#)
+    );
+    // Copies outlive their argument; what lies in the folder already is not copied.
+    let copied = base.file(&format!("{folder}/10-cli-config.conf"), "podPidsLimit: 9\n");
+    assert_eq!(
+        next(&copied, "[]"),
+        (json(r#"{"failSwapOn": false, "podPidsLimit": 9}"#), vec![(Trap::StaleKubeletCopy, None)])
+    );
+    assert_eq!(next(&copied, "[config=/k.yaml]"), (json(r#"{"failSwapOn": false, "podPidsLimit": 5}"#), vec![]));
+    let own = format!("[config={folder}/00-k3s-defaults.conf]");
+    assert_eq!(next(&copied, &own).1, [(Trap::StaleKubeletCopy, None)]);
 }

@@ -47,7 +47,8 @@ impl NodeFiles for Files<'_> {
                 Ok(meta) if meta.kind == Kind::Folder => EntryKind::LinkToDir,
                 Err(ReadError::Absent) => EntryKind::DanglingLink,
                 Err(ReadError::Loop) => EntryKind::LinkLoop,
-                Ok(_) | Err(_) => EntryKind::LinkToOther,
+                Ok(_) => EntryKind::LinkToOther,
+                Err(_) => EntryKind::UnreadableLink,
             },
             Kind::Pipe | Kind::Socket | Kind::Device | Kind::Other => EntryKind::Other,
         };

@@ -24,7 +24,7 @@ fn kube_proxy(inputs: &Inputs<'_>) -> Flags {
         &mut d,
         [
             ("proxy-mode", "iptables".to_owned()),
-            ("healthz-bind-address", inputs.loopback().to_owned()),
+            ("healthz-bind-address", inputs.node_loopback().to_owned()),
             ("kubeconfig", format!("{}/agent/kubeproxy.kubeconfig", inputs.data_dir())),
             ("cluster-cidr", inputs.cluster_cidrs()),
             ("conntrack-max-per-core", "0".to_owned()),
@@ -56,6 +56,9 @@ fn kubelet(inputs: &Inputs<'_>) -> Flags {
             ("node-labels", labels(inputs)),
         ],
     );
+    if inputs.on("rootless") {
+        put(&mut d, [("root-dir", format!("{agent}/kubelet")), ("cert-dir", format!("{agent}/kubelet/pki"))]);
+    }
     // Whether an agent gets this flag is decided by its server.
     if inputs.role == Role::Server && !inputs.on("disable-cloud-controller") {
         put(&mut d, [("cloud-provider", "external")]);
@@ -79,12 +82,13 @@ fn kubelet(inputs: &Inputs<'_>) -> Flags {
         put(&mut d, [("image-credential-provider-bin-dir", folder), ("image-credential-provider-config", config)]);
     }
     if inputs.on("rootless") {
-        put(&mut d, [("feature-gates", "KubeletInUserNamespace=true")]);
+        // K3s keeps this under a name of its own, beside other feature gates.
+        put(&mut d, [("feature-gates=KubeletInUserNamespace", "true")]);
     }
     let user = inputs.user_args(&["kubelet-arg"]);
     if inputs.kubelet_has_files() {
         put(&mut d, [("config-dir", format!("{agent}/etc/kubelet.conf.d"))]);
-        get_args(&d, &kubelet_args(user).0)
+        get_args(&d, &kubelet_args(user).kept)
     } else {
         before_files(inputs, &agent, socket, &mut d);
         get_args(&d, &user)
@@ -93,8 +97,7 @@ fn kubelet(inputs: &Inputs<'_>) -> Flags {
 
 /// The flags that became a file in 1.32.
 fn before_files(inputs: &Inputs<'_>, agent: &str, socket: &str, d: &mut Defaults) {
-    let endpoint = if socket.starts_with("unix://") { socket.to_owned() } else { format!("unix://{socket}") };
-    let v6 = inputs.loopback() == "::1";
+    let address = inputs.text("bind-address").unwrap_or(if inputs.node_is_v6() { "::" } else { "0.0.0.0" });
     put(
         d,
         [
@@ -102,7 +105,7 @@ fn before_files(inputs: &Inputs<'_>, agent: &str, socket: &str, d: &mut Defaults
             ("tls-cert-file", format!("{agent}/serving-kubelet.crt")),
             ("tls-private-key-file", format!("{agent}/serving-kubelet.key")),
             ("pod-manifest-path", format!("{agent}/pod-manifests")),
-            ("container-runtime-endpoint", endpoint),
+            ("container-runtime-endpoint", unix(socket)),
             ("cluster-dns", cluster_dns(inputs)),
             ("cluster-domain", inputs.text("cluster-domain").unwrap_or("cluster.local").to_owned()),
         ],
@@ -110,18 +113,24 @@ fn before_files(inputs: &Inputs<'_>, agent: &str, socket: &str, d: &mut Defaults
     put(
         d,
         [
-            ("address", if v6 { "::" } else { "0.0.0.0" }),
-            ("healthz-bind-address", inputs.loopback()),
+            ("address", address),
+            ("healthz-bind-address", inputs.node_loopback()),
             ("anonymous-auth", "false"),
             ("authentication-token-webhook", "true"),
             ("authorization-mode", "Webhook"),
             ("eviction-hard", "imagefs.available<5%,nodefs.available<5%"),
             ("eviction-minimum-reclaim", "imagefs.available=10%,nodefs.available=10%"),
             ("fail-swap-on", "false"),
-            ("feature-gates", "CloudDualStackNodeIPs=true"),
             ("serialize-image-pulls", "false"),
         ],
     );
+    if !(inputs.role == Role::Server && inputs.on("disable-cloud-controller")) {
+        put(d, [("feature-gates", "CloudDualStackNodeIPs=true")]);
+    }
+    if let Some(socket) = inputs.text("image-service-endpoint") {
+        put(d, [("image-service-endpoint", unix(socket))]);
+    }
+    inputs.verbosity(d);
     if !(inputs.role == Role::Server && inputs.split_list("disable").contains(&"servicelb")) {
         put(d, [("allowed-unsafe-sysctls", "net.ipv4.ip_forward,net.ipv6.conf.all.forwarding")]);
     }
@@ -143,11 +152,14 @@ fn labels(inputs: &Inputs<'_>) -> String {
 }
 
 fn socket<'a>(inputs: &Inputs<'a>) -> &'a str {
-    match inputs.text("container-runtime-endpoint") {
-        Some(socket) => socket,
-        None if inputs.on("docker") => "unix:///run/k3s/cri-dockerd/cri-dockerd.sock",
-        None => CONTAINERD,
+    if inputs.on("docker") {
+        return "unix:///run/k3s/cri-dockerd/cri-dockerd.sock";
     }
+    inputs.text("container-runtime-endpoint").unwrap_or(CONTAINERD)
+}
+
+fn unix(socket: &str) -> String {
+    if socket.starts_with("unix://") { socket.to_owned() } else { format!("unix://{socket}") }
 }
 
 /// Depends on the running host; none where a folder stands for it.

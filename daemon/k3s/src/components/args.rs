@@ -74,27 +74,44 @@ pub(crate) fn arg_value<'a>(name: &str, user: &'a [UserArg]) -> Option<&'a str> 
         .filter(|v| !v.is_empty())
 }
 
-/// What `kubelet-arg` comes to since 1.32: an item without `=` swallows the next one, and `config`, `config-dir` are
-/// taken out. The second list holds what was swallowed.
-pub(crate) fn kubelet_args(user: Vec<UserArg>) -> (Vec<UserArg>, Vec<UserArg>) {
-    let mut kept = Vec::new();
-    let mut swallowed = Vec::new();
+/// What `kubelet-arg` comes to since 1.32: an item without `=` takes the next one for its value, and `config`,
+/// `config-dir` are taken out.
+#[derive(Debug, Default)]
+pub(crate) struct KubeletArgs {
+    /// What the kubelet is given.
+    pub(crate) kept: Vec<UserArg>,
+    /// Items that are lost since the one before had no `=`.
+    pub(crate) swallowed: Vec<UserArg>,
+    /// The file K3s copies among the kubelet's own, with the item that names it.
+    pub(crate) config: Option<(UserArg, String)>,
+    /// The folder it copies.
+    pub(crate) config_dir: Option<(UserArg, String)>,
+    /// Items that name neither: K3s ends at them.
+    pub(crate) empty: Vec<UserArg>,
+}
+
+pub(crate) fn kubelet_args(user: Vec<UserArg>) -> KubeletArgs {
+    let mut out = KubeletArgs::default();
     let mut items = user.into_iter();
     while let Some(item) = items.next() {
         let text = item.text.strip_prefix("--").unwrap_or(&item.text);
-        let (key, value) = text.split_once('=').map_or((text, None), |(k, v)| (k, Some(v)));
-        let is_config = matches!(key, "config" | "config-dir");
-        if value.is_none()
-            && let Some(next) = items.next()
-            && !is_config
-        {
-            swallowed.push(next);
-        }
-        if !is_config {
-            kept.push(item);
+        let (key, value) = text.split_once('=').map_or((text, None), |(k, v)| (k, Some(v.to_owned())));
+        let next = if value.is_none() { items.next() } else { None };
+        let named = match key {
+            "config" => &mut out.config,
+            "config-dir" => &mut out.config_dir,
+            _ => {
+                out.swallowed.extend(next);
+                out.kept.push(item);
+                continue;
+            }
+        };
+        match value.or_else(|| next.map(|n| n.text)).filter(|v| !v.is_empty()) {
+            Some(path) => *named = Some((item, path)),
+            None => out.empty.push(item),
         }
     }
-    (kept, swallowed)
+    out
 }
 
 #[cfg(test)]
@@ -138,9 +155,16 @@ mod tests {
     #[test]
     fn kubelet_arguments_swallow_and_are_taken_out() {
         let items = ["a", "b=1", "config=/x", "config", "/y", "c=2", "last"].map(str::to_owned);
-        let (kept, swallowed) = kubelet_args(user(&items));
+        let out = kubelet_args(user(&items));
         let texts = |v: Vec<UserArg>| v.into_iter().map(|a| a.text).collect::<Vec<_>>();
-        assert_eq!(texts(kept), ["a", "c=2", "last"]);
-        assert_eq!(texts(swallowed), ["b=1"]);
+        assert_eq!(texts(out.kept), ["a", "c=2", "last"]);
+        assert_eq!(texts(out.swallowed), ["b=1"]);
+        assert_eq!(out.config.unwrap().1, "/y", "the last one counts, in either form");
+        assert!(out.config_dir.is_none() && out.empty.is_empty());
+
+        let out = kubelet_args(user(&["config=", "config+=/x", "config-dir=/d", "config"].map(str::to_owned)));
+        assert_eq!(texts(out.kept), ["config+=/x"]);
+        assert_eq!(texts(out.empty), ["config=", "config"]);
+        assert_eq!((out.config.map(|c| c.1), out.config_dir.map(|c| c.1)), (None, Some("/d".to_owned())));
     }
 }

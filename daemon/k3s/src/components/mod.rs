@@ -6,7 +6,7 @@ mod agent;
 mod args;
 mod server;
 
-pub(crate) use args::{Mode, UserArg, arg_value, cut, get_args, kubelet_args};
+pub(crate) use args::{KubeletArgs, Mode, UserArg, arg_value, cut, get_args, kubelet_args};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -37,6 +37,10 @@ pub(crate) type Defaults = BTreeMap<String, String>;
 pub(crate) fn components(inputs: &Inputs<'_>) -> BTreeMap<String, Flags> {
     let mut out = BTreeMap::new();
     if inputs.role == Role::Server {
+        // Such a start resets the datastore and ends.
+        if inputs.on("cluster-reset") {
+            return out;
+        }
         server::add(inputs, &mut out);
     }
     if inputs.role == Role::Agent || !inputs.on("disable-agent") {
@@ -75,11 +79,7 @@ impl<'a> Inputs<'a> {
 
     /// Arguments for a component, under one or more option names, in the order K3s sees them.
     pub(crate) fn user_args(&self, names: &[&str]) -> Vec<UserArg> {
-        self.given
-            .iter()
-            .filter(|g| g.known && names.contains(&g.name.as_str()))
-            .map(|g| UserArg { text: g.value.clone(), path: g.path.clone(), line: g.line, layer: g.layer })
-            .collect()
+        user_args(self.given, names)
     }
 
     pub(crate) fn data_dir(&self) -> String {
@@ -89,7 +89,7 @@ impl<'a> Inputs<'a> {
     pub(crate) fn service_cidrs(&self) -> String {
         let given = self.split_list("service-cidr");
         if given.is_empty() {
-            return if self.node_is_ipv6_only() { "fd00:43::/112" } else { "10.43.0.0/16" }.to_owned();
+            return if self.node_address_is_v6() == Some(true) { "fd00:43::/112" } else { "10.43.0.0/16" }.to_owned();
         }
         given.into_iter().map(network).collect::<Vec<_>>().join(",")
     }
@@ -97,19 +97,42 @@ impl<'a> Inputs<'a> {
     pub(crate) fn cluster_cidrs(&self) -> String {
         let given = self.split_list("cluster-cidr");
         if given.is_empty() {
-            return if self.node_is_ipv6_only() { "fd00:42::/56" } else { "10.42.0.0/16" }.to_owned();
+            return if self.node_address_is_v6() == Some(true) { "fd00:42::/56" } else { "10.42.0.0/16" }.to_owned();
         }
         given.into_iter().map(network).collect::<Vec<_>>().join(",")
     }
 
-    fn node_is_ipv6_only(&self) -> bool {
-        let ips = self.split_list("node-ip");
-        !ips.is_empty() && ips.iter().all(|ip| matches!(ip.parse(), Ok(IpAddr::V6(_))))
+    /// Whether the first address given for the node is of IPv6: that decides the default networks. None without one.
+    fn node_address_is_v6(&self) -> Option<bool> {
+        self.split_list("node-ip").first().map(|ip| ip.contains(':'))
     }
 
-    /// The address components bind to: IPv6 where services have IPv6 addresses only.
+    /// The address control-plane components bind to: of the family of the first service network.
     pub(crate) fn loopback(&self) -> &'static str {
-        if self.service_cidrs().split(',').all(|c| c.contains(':')) { "::1" } else { "127.0.0.1" }
+        loopback(first_is_v6(&self.service_cidrs()))
+    }
+
+    /// Whether kubelet and kube-proxy count the node as one of IPv6: by its first address, after K3s has put one of the
+    /// cluster network's family first.
+    pub(crate) fn node_is_v6(&self) -> bool {
+        let cluster = first_is_v6(&self.cluster_cidrs());
+        let ips = self.split_list("node-ip");
+        match ips.as_slice() {
+            [] => cluster,
+            [only] => only.contains(':'),
+            [first, second, ..] => {
+                if first.contains(':') == cluster {
+                    cluster
+                } else {
+                    second.contains(':')
+                }
+            }
+        }
+    }
+
+    /// The loopback address kubelet and kube-proxy answer health checks on.
+    pub(crate) fn node_loopback(&self) -> &'static str {
+        loopback(self.node_is_v6())
     }
 
     pub(crate) fn node_name(&self) -> Option<String> {
@@ -153,11 +176,29 @@ impl<'a> Inputs<'a> {
     }
 }
 
+/// Arguments for a component, under one or more option names.
+pub(crate) fn user_args(given: &[Given], names: &[&str]) -> Vec<UserArg> {
+    given
+        .iter()
+        .filter(|g| g.known && names.contains(&g.name.as_str()))
+        .map(|g| UserArg { text: g.value.clone(), path: g.path.clone(), line: g.line, layer: g.layer })
+        .collect()
+}
+
 /// The data dir without a slash at its end.
 pub(crate) fn data_dir(option: Option<&str>) -> String {
     let dir = option.filter(|d| !d.is_empty()).unwrap_or("/var/lib/rancher/k3s");
     let dir = dir.trim_end_matches('/');
     if dir.starts_with('/') { dir.to_owned() } else { format!("/{dir}") }
+}
+
+/// Whether the first of these networks is of IPv6.
+fn first_is_v6(networks: &str) -> bool {
+    networks.split(',').next().is_some_and(|network| network.contains(':'))
+}
+
+const fn loopback(v6: bool) -> &'static str {
+    if v6 { "::1" } else { "127.0.0.1" }
 }
 
 /// A network as Go prints it: host bits cleared.

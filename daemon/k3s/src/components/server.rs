@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Defaults, Inputs, UserArg, arg_value, get_args, put};
+use crate::argv::port_range;
 use crate::effective::{Flags, Layer};
 
 /// The cipher suites K3s gives port 6443 and the API server unless the user names some.
@@ -116,7 +117,7 @@ fn apiserver(inputs: &Inputs<'_>, paths: &Paths, store: Datastore) -> Flags {
             ("api-audiences", format!("{issuer},k3s")),
             ("service-account-issuer", issuer),
             ("service-cluster-ip-range", inputs.service_cidrs()),
-            ("service-node-port-range", inputs.text("service-node-port-range").unwrap_or("30000-32767").to_owned()),
+            ("service-node-port-range", node_ports(inputs)),
             ("kubelet-certificate-authority", format!("{tls}/server-ca.crt")),
             ("kubelet-client-certificate", format!("{tls}/client-kube-apiserver.crt")),
             ("kubelet-client-key", format!("{tls}/client-kube-apiserver.key")),
@@ -181,6 +182,14 @@ fn apiserver(inputs: &Inputs<'_>, paths: &Paths, store: Datastore) -> Flags {
         user.push(UserArg { text, path: None, line: None, layer: Layer::K3sDefault });
     }
     get_args(&d, &user)
+}
+
+/// The range as Go prints it: both ends, be it given as one port or with a count.
+fn node_ports(inputs: &Inputs<'_>) -> String {
+    inputs
+        .text("service-node-port-range")
+        .and_then(port_range)
+        .map_or_else(String::new, |(from, to)| format!("{from}-{to}"))
 }
 
 /// Depends on the running host unless the option itself is set.

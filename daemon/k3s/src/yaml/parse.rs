@@ -12,6 +12,8 @@ use super::{Node, Value, resolve};
 const DEPTH_LIMIT: usize = 100;
 /// Nodes after all aliases are followed, for a document that has aliases.
 const EXPANDED_LIMIT: usize = 100_000;
+/// Nodes of one document we keep. K3s itself knows no such limit.
+const NODES_LIMIT: usize = 250_000;
 /// So many bytes of text weigh as much as a node.
 const TEXT_WEIGHT: usize = 32;
 
@@ -59,8 +61,14 @@ pub(crate) fn load(bytes: &[u8]) -> Result<Document, LoadError> {
     let mut builder = Builder::default();
     let mut tabs = Tabs::new(&text);
     while let Some(next) = parser.next_event() {
-        let (event, span) =
-            next.map_err(|e| LoadError::at(line_of(e.marker().line()), format!("broken YAML: {}", scrub(&e.info()))))?;
+        let (event, span) = next.map_err(|e| {
+            let line = line_of(e.marker().line());
+            match scrub(&e.info()) {
+                // Our limit, not one of K3s.
+                info if info.contains("recursion limit") => too_deep(line),
+                info => LoadError::at(line, format!("broken YAML: {info}")),
+            }
+        })?;
         let line = line_of(span.start.line());
         match event {
             Event::DocumentStart(_, Some(version)) if (version.major, version.minor) != (1, 1) => {
@@ -97,6 +105,13 @@ pub(crate) fn load(bytes: &[u8]) -> Result<Document, LoadError> {
         return Err(LoadError::whole("broken YAML: the document contains excessive aliasing"));
     }
     Ok(Document { root: builder.root, second, merge_keys: builder.merge_keys })
+}
+
+fn too_deep(line: u32) -> LoadError {
+    LoadError::at(
+        line,
+        format!("cannot be read: nested more than {DEPTH_LIMIT} levels deep; its settings are not known"),
+    )
 }
 
 /// Whether a missing key stands right before its colon: go-yaml refuses that unless a `?` announced the key.
@@ -288,10 +303,16 @@ struct Builder {
     merge_keys: Vec<u32>,
     aliases: usize,
     weight: usize,
+    nodes: usize,
 }
 
 impl Builder {
     fn take(&mut self, event: Event<'_>, line: u32) -> Result<(), LoadError> {
+        self.nodes += 1;
+        if self.nodes > NODES_LIMIT {
+            let detail = format!("cannot be read: more than {NODES_LIMIT} values; its settings are not known");
+            return Err(LoadError::at(line, detail));
+        }
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let node = scalar(&text, style, tag.as_deref(), line)?;
@@ -318,7 +339,7 @@ impl Builder {
 
     fn open(&mut self, anchor: usize, is_map: bool, line: u32) -> Result<(), LoadError> {
         if self.stack.len() >= DEPTH_LIMIT {
-            return Err(LoadError::at(line, format!("nested more than {DEPTH_LIMIT} levels deep; not followed")));
+            return Err(too_deep(line));
         }
         self.stack.push(Open { line, anchor, is_map, children: Vec::new(), weight: 1 });
         Ok(())

@@ -1,0 +1,181 @@
+//! What K3s refuses only once all options are together: values it looks at itself, and options that exclude each other.
+
+use std::collections::BTreeMap;
+
+use picket_model::Role;
+
+use crate::argv::{Given, go_bool};
+use crate::components::KubeletArgs;
+use crate::effective::{Flags, Problem};
+use crate::files::NodeFiles;
+use crate::kubelet_config::KubeletConfig;
+use crate::traps::LOOKED_AT;
+use crate::version::K3sVersion;
+
+/// Versions of TLS the API server knows.
+const TLS_VERSIONS: [&str; 4] = ["VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13"];
+
+/// Cipher suites of Go's TLS, insecure ones too, and two old names Kubernetes adds.
+const CIPHERS: [&str; 27] = [
+    "TLS_AES_128_GCM_SHA256",
+    "TLS_AES_256_GCM_SHA384",
+    "TLS_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305",
+    "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_ECDSA_WITH_RC4_128_SHA",
+    "TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305",
+    "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+    "TLS_ECDHE_RSA_WITH_RC4_128_SHA",
+    "TLS_RSA_WITH_3DES_EDE_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA",
+    "TLS_RSA_WITH_AES_128_CBC_SHA256",
+    "TLS_RSA_WITH_AES_128_GCM_SHA256",
+    "TLS_RSA_WITH_AES_256_CBC_SHA",
+    "TLS_RSA_WITH_AES_256_GCM_SHA384",
+    "TLS_RSA_WITH_RC4_128_SHA",
+];
+
+/// What is judged.
+pub(crate) struct Judged<'a> {
+    pub(crate) files: &'a dyn NodeFiles,
+    pub(crate) role: Role,
+    pub(crate) given: &'a [Given],
+    pub(crate) kubelet: &'a KubeletConfig,
+    pub(crate) args: &'a KubeletArgs,
+}
+
+pub(crate) fn judge(
+    judged: &Judged<'_>,
+    variants: &[(K3sVersion, BTreeMap<String, Flags>)],
+    problems: &mut Vec<Problem>,
+) {
+    if judged.role == Role::Server {
+        judged.looked_at(variants, problems);
+        judged.together(problems);
+    }
+    let no_kubelet = judged.role == Role::Server && judged.on("disable-agent").is_some();
+    if !no_kubelet && variants.iter().any(|(v, _)| v.at_least(32, 0)) {
+        judged.kubelet_files(problems);
+    }
+}
+
+fn refuse(given: &Given, detail: impl Into<String>) -> Problem {
+    Problem { path: given.path.clone(), line: given.line, detail: detail.into() }
+}
+
+impl Judged<'_> {
+    fn last(&self, name: &str) -> Option<&Given> {
+        self.given.iter().rev().find(|g| g.known && g.name == name)
+    }
+
+    fn on(&self, name: &str) -> Option<&Given> {
+        self.last(name).filter(|g| go_bool(&g.value) == Some(true))
+    }
+
+    fn set(&self, name: &str) -> Option<&Given> {
+        self.last(name).filter(|g| !g.value.is_empty())
+    }
+
+    /// Arguments of the API server K3s reads itself, the first of each name.
+    fn looked_at(&self, variants: &[(K3sVersion, BTreeMap<String, Flags>)], problems: &mut Vec<Problem>) {
+        for name in LOOKED_AT {
+            // K3s looks at the two files since the patches of April and May 2025 only.
+            let of_2025 = |v: &K3sVersion| match v.minor {
+                31 => v.at_least(31, 8),
+                32 => v.at_least(32, 4),
+                _ => v.at_least(33, 0),
+            };
+            if name.starts_with("auth") && !variants.iter().any(|(v, _)| of_2025(v)) {
+                continue;
+            }
+            let first = self.given.iter().filter(|g| g.known && g.name == "kube-apiserver-arg").find_map(|g| {
+                let text = g.value.strip_prefix("--").unwrap_or(&g.value);
+                let (key, value) = text.split_once('=').map_or((text, None), |(k, v)| (k, Some(v)));
+                (key == name).then_some((g, value))
+            });
+            let Some((given, value)) = first else { continue };
+            let Some(value) = value else {
+                let detail = format!("`{name}` without `=`: K3s ends in a panic at start; give it a value");
+                problems.push(refuse(given, detail));
+                continue;
+            };
+            let unknown = match name {
+                "tls-min-version" => !value.is_empty() && !TLS_VERSIONS.contains(&value),
+                "tls-cipher-suites" => {
+                    let mut suites = value.split(',').map(str::trim);
+                    // An empty first one makes K3s take its own list.
+                    !value.split(',').next().is_none_or(|first| first.trim().is_empty())
+                        && !suites.all(|suite| CIPHERS.contains(&suite))
+                }
+                _ => false,
+            };
+            if unknown {
+                let detail = format!("`{name}` with a value Go's TLS does not know: K3s does not start; correct it");
+                problems.push(refuse(given, detail));
+            }
+        }
+    }
+
+    /// Options that exclude or need each other.
+    fn together(&self, problems: &mut Vec<Problem>) {
+        if let Some(given) = self.set("cluster-reset-restore-path")
+            && self.on("cluster-reset").is_none()
+        {
+            problems.push(refuse(given, "`cluster-reset-restore-path` without `cluster-reset`: K3s does not start"));
+        }
+        if let Some(given) = self.on("disable-etcd")
+            && self.set("server").is_none()
+        {
+            problems.push(refuse(given, "`disable-etcd` without `server`: K3s does not start"));
+        }
+        if self.set("datastore-endpoint").is_some() {
+            for name in ["disable-apiserver", "disable-etcd"] {
+                if let Some(given) = self.on(name) {
+                    let detail = format!("`{name}` together with `datastore-endpoint`: K3s does not start");
+                    problems.push(refuse(given, detail));
+                }
+            }
+        }
+        if self.on("secrets-encryption").is_some()
+            && let Some(given) = self.last("secrets-encryption-provider")
+            && !matches!(given.value.as_str(), "aescbc" | "secretbox")
+        {
+            let detail = "`secrets-encryption-provider` is neither aescbc nor secretbox: K3s does not start";
+            problems.push(refuse(given, detail));
+        }
+    }
+
+    /// What `kubelet-arg` names to be copied.
+    fn kubelet_files(&self, problems: &mut Vec<Problem>) {
+        let mut refuse = |item: &crate::components::UserArg, detail: &str| {
+            problems.push(Problem { path: item.path.clone(), line: item.line, detail: detail.to_owned() });
+        };
+        for item in &self.args.empty {
+            refuse(item, "a kubelet-arg `config` or `config-dir` without a value: K3s does not start");
+        }
+        let copied = |path: &str| path.starts_with('/') && self.kubelet.copies(path);
+        if let Some((item, path)) = &self.args.config
+            && copied(path)
+            && matches!(self.files.read(path, crate::merge::FILE_LIMIT), Ok(None))
+        {
+            refuse(item, "the kubelet's configuration file named here does not exist: K3s does not start");
+        }
+        if let Some((item, path)) = &self.args.config_dir
+            && copied(path)
+            && matches!(self.files.list(path), Ok(None))
+        {
+            refuse(item, "the kubelet's configuration folder named here does not exist: K3s does not start");
+        }
+    }
+}
