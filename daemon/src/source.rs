@@ -140,7 +140,7 @@ pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
         Source::Config => *seen = observe(host, ask),
         Source::Files => files::observe(host, &needs, snapshot),
         Source::Certificates => certificates::observe(host, &needs, snapshot),
-        Source::Tokens => tokens::observe(host, &needs, ask.memory, snapshot),
+        Source::Tokens => tokens::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
         Source::Sysctls => sysctls::observe_live(host, &needs, snapshot),
         Source::PersistedSysctls => sysctls::observe_persisted(host, snapshot),
         Source::Documents => documents::observe(host, &needs, ask.memory, snapshot),

@@ -4,6 +4,7 @@
 
 mod again;
 mod benchmark;
+mod engine;
 mod local;
 mod nodes;
 
