@@ -250,3 +250,27 @@ fn a_node_with_traps_has_no_pass_for_what_the_drop_in_took_away() {
     let report = node.scan(&built_in());
     assert_eq!(rows(&report, "apiserver-audit-log-path")[0].status, Status::Fail);
 }
+
+#[test]
+fn a_part_of_the_configuration_that_cannot_be_read_leaves_every_flag_unknown() {
+    for path in
+        ["/etc/systemd/system/k3s.service", "/etc/systemd/system/k3s.service.env", "/etc/rancher/k3s/config.yaml"]
+    {
+        let node = Node::new(Profile::HardenedServer);
+        // Too large to be read, for root too.
+        node.sample.append(path, "#".repeat(5 << 20)).unwrap();
+        let (policy, report) = (built_in(), node.scan(&built_in()));
+        for row in &report.verdicts {
+            let flags = policy.catalogue.get(&row.control).is_some_and(|c| c.source.component().is_some());
+            let option =
+                ["k3s-enable-pprof", "k3s-disable-traefik", "k3s-secrets-encryption-flag"].contains(&&*row.control);
+            let decided = matches!(row.status, Status::Pass | Status::Fail);
+            assert!(!(decided && (flags || option)), "{path}: {} {}", row.control, row.observed);
+        }
+    }
+    let node = Node::new(Profile::Agent);
+    node.sample.append("/etc/systemd/system/k3s-agent.service", "#".repeat(5 << 20)).unwrap();
+    let report = node.scan(&built_in());
+    let row = rows(&report, "token-secure-format")[0];
+    assert_eq!(row.status, Status::Unknown, "whether it joins another stands in what cannot be read: {row:?}");
+}
