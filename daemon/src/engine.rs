@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::local::{self, Local, Places, Waivers};
 use crate::remembered::{Remembered, Running};
+use crate::rules;
 use crate::said::Said;
 use crate::settings::Watch;
 use crate::settle::{Moment, Settle};
@@ -78,6 +79,8 @@ pub struct Engine {
     built_in: Policy,
     /// Where administrators' own controls and waivers are, in the node's terms.
     places: Places,
+    /// The folder of the site's rules for the audit log.
+    rules: PathBuf,
     local: Local,
     remembered: Remembered,
     ledger: LedgerHandle,
@@ -113,6 +116,8 @@ pub struct Parts {
     pub policy: Policy,
     /// Where administrators' own controls and waivers are, in the node's terms.
     pub places: Places,
+    /// The folder of the site's rules for the audit log: what they look for is judged against the node's audit policy.
+    pub rules: PathBuf,
     /// What was remembered.
     pub remembered: Remembered,
     /// Where changes go.
@@ -135,6 +140,7 @@ impl Engine {
             local: Local { policy: parts.policy.clone(), waivers: Waivers::default(), problems: Vec::new() },
             built_in: parts.policy,
             places: parts.places,
+            rules: parts.rules,
             remembered: parts.remembered,
             ledger: parts.ledger,
             watcher: Watcher::new(parts.hints.clone()),
@@ -344,7 +350,8 @@ impl Engine {
     /// Reads what administrators added. Their files are not watched: a reload and each whole look read them.
     fn read_local(&mut self) {
         let (controls, waivers) = (self.places.controls.as_path(), self.places.waivers.as_path());
-        let local = Local::read(&self.built_in, (&self.host, controls), (&self.host, waivers));
+        let mut local = Local::read(&self.built_in, (&self.host, controls), (&self.host, waivers));
+        local.policy.detections = rules::needs_of_folder(&self.rules);
         if local.problems != self.local.problems {
             for problem in &local.problems {
                 tracing::warn!(%problem, "an entry of the node's own controls or waivers cannot be used");

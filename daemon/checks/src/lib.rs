@@ -21,6 +21,7 @@ mod evaluate;
 mod judge_audit;
 mod judge_cert_files;
 mod judge_datastore;
+mod judge_detections;
 mod judge_files;
 mod judge_flags;
 mod judge_keys;

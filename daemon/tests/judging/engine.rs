@@ -45,6 +45,7 @@ impl Watched {
             proc: None,
             policy: built_in(),
             places: Places::default(),
+            rules: state.join("rules"),
             remembered,
             ledger: ledger.clone(),
             hints: hints.clone(),
