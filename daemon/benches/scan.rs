@@ -28,7 +28,7 @@ impl Bed {
         SampleNode::build(Profile::HardenedServer, &root).unwrap();
         let host = Host::rooted(&root, Arc::new(FixedClock(MOMENT.parse().unwrap())));
         let host = host.and_then(|host| host.with_proc("/proc".as_ref())).unwrap();
-        Self { _dir: dir, host, policy: Policy::built_in().unwrap(), memory: Memory::none() }
+        Self { _dir: dir, host, policy: picketd::rules::policy().unwrap(), memory: Memory::none() }
     }
 
     fn ask(&self) -> Ask<'_> {
@@ -38,7 +38,7 @@ impl Bed {
 
 #[divan::bench]
 fn read_the_catalogue() -> Policy {
-    Policy::built_in().unwrap()
+    picketd::rules::policy().unwrap()
 }
 
 #[divan::bench]

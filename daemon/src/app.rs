@@ -151,6 +151,7 @@ pub async fn run(settings: Settings, reload: Reload, log: LogLevel) -> Result<()
         proc: proc(&settings),
         policy: Policy::built_in()?,
         places: settings.places.clone(),
+        rules: settings.audit.rules_dir.clone(),
         remembered: Remembered::open(&settings.state_dir)?,
         ledger: ledger.clone(),
         hints: hints.clone(),

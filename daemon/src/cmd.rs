@@ -69,7 +69,7 @@ pub fn is_folder(path: &Path) -> Result<(), Failure> {
 /// # Errors
 /// [`Failure::Usage`] for an id that does not exist, with those that look like it.
 pub fn all_controls(host: &Host, ids: &[String]) -> Result<Policy, Failure> {
-    let built_in = Policy::built_in().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
+    let built_in = crate::rules::policy().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
     let places = Places::default();
     let policy = Local::read(&built_in, (host, &places.controls), (host, &places.waivers)).policy;
     let Some(id) = ids.iter().find(|id| policy.catalogue.get(id).is_none()) else { return Ok(policy) };

@@ -9,15 +9,17 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use picket_checks::{Policy, evaluate};
+use picket_checks::{Changes, Policy, evaluate, evaluate_changes};
 use picket_host::Host;
 use picket_ledger::{AppendError, Applied, LedgerHandle};
-use picket_model::{EventBody, Finding, Observation, Role, Severity, Status};
+use picket_model::{EventBody, Finding, Observation, Role, Severity};
 use picket_service::chain::Chain;
 use tokio::sync::watch;
 
-use crate::local::{Local, Places, Waivers};
+use crate::local::{self, Local, Places, Waivers};
 use crate::remembered::{Remembered, Running};
+use crate::rules;
+use crate::said::Said;
 use crate::settings::Watch;
 use crate::settle::{Moment, Settle};
 use crate::source::memory::same_start;
@@ -77,6 +79,8 @@ pub struct Engine {
     built_in: Policy,
     /// Where administrators' own controls and waivers are, in the node's terms.
     places: Places,
+    /// The folder of the site's rules for the audit log.
+    rules: PathBuf,
     local: Local,
     remembered: Remembered,
     ledger: LedgerHandle,
@@ -95,6 +99,8 @@ pub struct Engine {
     held_by_sweep: bool,
     /// Something is remembered that is not on disk yet.
     unsaved: bool,
+    /// What was said of each control last.
+    said: Said,
 }
 
 /// The parts of an engine.
@@ -110,6 +116,8 @@ pub struct Parts {
     pub policy: Policy,
     /// Where administrators' own controls and waivers are, in the node's terms.
     pub places: Places,
+    /// The folder of the site's rules for the audit log: what they look for is judged against the node's audit policy.
+    pub rules: PathBuf,
     /// What was remembered.
     pub remembered: Remembered,
     /// Where changes go.
@@ -132,6 +140,7 @@ impl Engine {
             local: Local { policy: parts.policy.clone(), waivers: Waivers::default(), problems: Vec::new() },
             built_in: parts.policy,
             places: parts.places,
+            rules: parts.rules,
             remembered: parts.remembered,
             ledger: parts.ledger,
             watcher: Watcher::new(parts.hints.clone()),
@@ -145,6 +154,7 @@ impl Engine {
             missed: 0,
             held_by_sweep: false,
             unsaved: false,
+            said: Said::default(),
         }
     }
 
@@ -231,6 +241,11 @@ impl Engine {
         if sources.is_empty() { Ok(Applied::default()) } else { self.look(Why::Settle, &sources) }
     }
 
+    /// What was seen last.
+    pub const fn seen(&self) -> Option<&Seen> {
+        self.seen.as_ref()
+    }
+
     /// Is something held that has to be looked at again?
     pub fn waits(&self) -> bool {
         !self.settle.waiting().is_empty()
@@ -268,12 +283,8 @@ impl Engine {
         for round in 0..3 {
             let distrust = why == Why::Sweep && round == 0;
             let started = Instant::now();
-            self.observe(&sources, distrust);
-            let Some(seen) = &self.seen else { return Ok(total) };
-            let mut verdicts = evaluate(&seen.snapshot, &self.local.policy);
-            self.local.overlay(&mut verdicts, seen.snapshot.at);
-            let now = self.host.now();
-            let applied = self.ledger.with(|ledger| ledger.apply(&verdicts, true, now))?;
+            let changes = self.observe(&sources, distrust);
+            let (applied, judged) = self.judge(changes.filter(|_| why != Why::Whole))?;
             log_changes(&applied);
             let changes = (applied.opened.len() + applied.changed.len() + applied.resolved.len()) as u64;
             if changes > 0 && (why == Why::Sweep || (why == Why::Settle && self.held_by_sweep)) {
@@ -281,13 +292,20 @@ impl Engine {
                 tracing::info!(changes, "a sweep found changes that no hint had announced");
             }
             self.held_by_sweep = self.waits() && (self.held_by_sweep || why == Why::Sweep);
-            tracing::debug!(?why, ?sources, changes, took_us = started.elapsed().as_micros(), "looked at the node");
+            tracing::debug!(
+                ?why,
+                ?sources,
+                judged,
+                changes,
+                took_us = started.elapsed().as_micros(),
+                "looked at the node"
+            );
             total.opened.extend(applied.opened);
             total.changed.extend(applied.changed);
             total.resolved.extend(applied.resolved);
             self.remember()?;
             let fresh = self.arm();
-            self.publish(&verdicts, why == Why::Whole);
+            self.publish(why == Why::Whole);
             if fresh.is_empty() {
                 break;
             }
@@ -296,10 +314,44 @@ impl Engine {
         Ok(total)
     }
 
+    /// Judges what depends on the changes, or everything where they are not known, and appends what that changes.
+    /// Answers also how many controls were judged.
+    fn judge(&mut self, changes: Option<Changes>) -> Result<(Applied, usize), EngineError> {
+        let Some(seen) = &self.seen else { return Ok((Applied::default(), 0)) };
+        let (snapshot, policy, now) = (&seen.snapshot, &self.local.policy, self.host.now());
+        // Whatever ends this early leaves nothing said, and so everything to be judged.
+        let mut said = std::mem::take(&mut self.said);
+        let (applied, judged);
+        // Whether a verdict is waived shows in it, and depends on the time.
+        let waivers = &self.local.waivers;
+        let same_waivers =
+            |was: Timestamp| was <= snapshot.at && waivers.next_end(was).is_none_or(|end| end > snapshot.at);
+        match changes.filter(|_| said.at.is_some_and(same_waivers)) {
+            Some(changes) => {
+                let mut again = evaluate_changes(snapshot, policy, &changes);
+                judged = again.controls.len();
+                self.local.overlay(&mut again.verdicts, snapshot.at);
+                again.controls.extend(local::OWN.map(str::to_owned));
+                applied = self.ledger.with(|ledger| ledger.apply_of(&again.controls, &again.verdicts, now))?;
+                said.again(&again.controls, &again.verdicts, snapshot.at);
+            }
+            None => {
+                let mut verdicts = evaluate(snapshot, policy);
+                judged = policy.catalogue.controls().len();
+                self.local.overlay(&mut verdicts, snapshot.at);
+                applied = self.ledger.with(|ledger| ledger.apply(&verdicts, true, now))?;
+                said = Said::everything(&verdicts, snapshot.at);
+            }
+        }
+        self.said = said;
+        Ok((applied, judged))
+    }
+
     /// Reads what administrators added. Their files are not watched: a reload and each whole look read them.
     fn read_local(&mut self) {
         let (controls, waivers) = (self.places.controls.as_path(), self.places.waivers.as_path());
-        let local = Local::read(&self.built_in, (&self.host, controls), (&self.host, waivers));
+        let mut local = Local::read(&self.built_in, (&self.host, controls), (&self.host, waivers));
+        local.policy.detections = rules::needs_of_folder(&self.rules);
         if local.problems != self.local.problems {
             for problem in &local.problems {
                 tracing::warn!(%problem, "an entry of the node's own controls or waivers cannot be used");
@@ -312,14 +364,15 @@ impl Engine {
         self.local = local;
     }
 
-    fn observe(&mut self, sources: &BTreeSet<Source>, distrust: bool) {
+    /// Looks at sources. The answer is what differs from the look before; none where there was none.
+    fn observe(&mut self, sources: &BTreeSet<Source>, distrust: bool) -> Option<Changes> {
         let open = self.hints.open();
         let memory = &self.remembered.memory;
         let ask = Ask { role: self.role, memory, catalogue: &self.local.policy.catalogue };
-        let Some(before) = &self.seen else {
+        let Some(before) = self.seen.take() else {
             self.seen = Some(source::observe(&self.host, &ask));
             self.note_running();
-            return;
+            return None;
         };
         let mut sources = sources.clone();
         let mut after = before.clone();
@@ -330,7 +383,7 @@ impl Engine {
             probe.configuration = source::config::observe(&self.host, &ask, &mut probe.snapshot);
             // What runs is no matter of files.
             let (started, running) = (probe.snapshot.k3s_started_at.clone(), probe.snapshot.running.clone());
-            if self.settle.takes_configuration(before, &probe, &moment) {
+            if self.settle.takes_configuration(&before, &probe, &moment) {
                 // It says where the others look.
                 sources = Source::ALL.into();
                 after = probe;
@@ -351,6 +404,7 @@ impl Engine {
         self.hints.forget_open(self.settle_time);
         self.seen = Some(after);
         self.note_running();
+        self.seen.as_ref().map(|after| Changes::between(&before.snapshot, &after.snapshot))
     }
 
     /// K3s reads its configuration only at start: what was on disk then is what runs, if no file was written since.
@@ -460,14 +514,10 @@ impl Engine {
         hasher.finish()
     }
 
-    fn publish(&self, verdicts: &[picket_model::Verdict], whole: bool) {
+    fn publish(&self, whole: bool) {
         let Some(seen) = &self.seen else { return };
         let snapshot = &seen.snapshot;
         let unreadable = unreadable(snapshot);
-        let mut summary: BTreeMap<&'static str, u64> = Status::ALL.iter().map(|s| (s.as_str(), 0)).collect();
-        for verdict in verdicts {
-            *summary.entry(verdict.status.as_str()).or_default() += 1;
-        }
         self.outlets.vitals.send_modify(|vitals| {
             vitals.info = self.remembered.info.clone().unwrap_or_default();
             vitals.missed_hints = self.missed;
@@ -487,7 +537,7 @@ impl Engine {
             state.missed_hints = self.missed;
             state.unsettled = self.settle.held().map(str::to_owned).collect();
             state.unreadable = unreadable;
-            state.verdicts = summary.into_iter().map(|(status, count)| (status.to_owned(), count)).collect();
+            state.verdicts = self.said.summary();
         });
     }
 }

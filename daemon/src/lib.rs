@@ -7,6 +7,7 @@
 //! | [`watch`] | hints: folders under watch |
 //! | [`source`] | re-reads each source whole, contributes to a snapshot |
 //! | [`engine`] | looks, judges, appends what changed |
+//! | [`said`] | how many verdicts of each status there are |
 //! | [`settle`] | nothing counts that was caught in the middle of a write |
 //! | [`remembered`] | what outlives a restart beside the ledger |
 //! | [`audit_task`] | audit log to detections |
@@ -34,6 +35,7 @@ pub mod remembered;
 pub mod repair;
 pub mod report;
 pub mod rules;
+pub mod said;
 pub mod settings;
 pub mod settle;
 pub mod source;

@@ -29,6 +29,9 @@ pub const WAIVERS_READ: &str = "picket-waivers";
 /// The control under which an expired waiver is reported.
 pub const WAIVER_EXPIRED: &str = "picket-waiver-expired";
 
+/// The controls that speak of these files themselves: [`Local::overlay`] adds their verdicts.
+pub const OWN: [&str; 3] = [CONTROLS_READ, WAIVERS_READ, WAIVER_EXPIRED];
+
 /// The largest file that is read.
 const LARGEST: u64 = 1024 * 1024;
 /// Most files with controls.
@@ -126,7 +129,7 @@ fn names(host: &Host, folder: &Path) -> Result<Vec<String>, ReadError> {
 fn custom(host: &Host, folder: &Path, built_in: &Catalogue, problems: &mut Vec<Problem>) -> (usize, Catalogue) {
     let mut all = Vec::new();
     let mut taken: BTreeSet<String> = built_in.controls().iter().map(|c| c.id.clone()).collect();
-    taken.extend([CONTROLS_READ, WAIVERS_READ, WAIVER_EXPIRED].map(str::to_owned));
+    taken.extend(OWN.map(str::to_owned));
     let mut wrong = |path: &Path, key: &str, line: u64, detail: String| {
         problems.push(Problem::new(CONTROLS_READ, path, key, u32::try_from(line).ok().filter(|l| *l > 0), detail));
     };

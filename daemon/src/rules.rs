@@ -2,8 +2,11 @@
 
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use picket_audit::{Detector, Library, Notice, RuleError, Settings};
+use picket_audit::{Detector, Library, Notice, RuleError, Settings, builtin_needs, needs};
+use picket_checks::{CatalogueError, Policy};
+use picket_model::DetectionNeed;
 
 /// Where the site's rules lie unless told otherwise.
 pub const DEFAULT_DIR: &str = "/etc/picket/detections.d";
@@ -60,6 +63,22 @@ fn load(files: &[PathBuf], mut notices: Vec<Notice>) -> Result<Library, RuleErro
     let mut library = Library::load(&texts, tuning)?;
     library.notices.splice(0..0, notices);
     Ok(library)
+}
+
+/// The controls that are compiled in, with what the rules that are compiled in look for in the audit log.
+///
+/// # Errors
+/// Never for the catalogue as shipped.
+pub fn policy() -> Result<Policy, CatalogueError> {
+    Ok(Policy { detections: builtin_needs().into(), ..Policy::built_in()? })
+}
+
+/// What the rules in use look for, those of the folder and its tuning included.
+pub fn needs_of_folder(folder: &Path) -> Arc<[DetectionNeed]> {
+    // Compiling all rules for a site that has none of its own would be for nothing.
+    let site = list(folder).is_ok_and(|files| !files.is_empty());
+    let library = site.then(|| of_folder(folder).ok()).flatten();
+    library.map_or_else(builtin_needs, |library| needs(&library.active())).into()
 }
 
 /// A detector with the library's rules.

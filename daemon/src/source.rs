@@ -45,6 +45,8 @@ pub struct Seen {
     pub configuration: Configuration,
     /// What was read of the datastore, for the next look.
     pub datastores: datastore::Kept,
+    /// What was counted of the audit logs, for the next look.
+    pub audit_logs: audit_log::Kept,
 }
 
 impl Seen {
@@ -71,7 +73,7 @@ pub enum Source {
     PersistedSysctls,
     /// Encryption, admission, authentication configurations, audit policy, etcd, kubelet drop-ins, registries.
     Documents,
-    /// The audit log's age and rotation (its entries are the tail's affair).
+    /// The audit log: its age and rotation, and totals over its entries (what happened in them is the tail's affair).
     AuditLog,
     /// Secrets in the datastore.
     Datastore,
@@ -122,7 +124,8 @@ pub fn observe(host: &Host, ask: &Ask<'_>) -> Seen {
     let mut snapshot = Snapshot::blank(host.now());
     snapshot.rooted = !host.is_live();
     let configuration = config::observe(host, ask, &mut snapshot);
-    let mut seen = Seen { snapshot, configuration, datastores: datastore::Kept::default() };
+    let (datastores, audit_logs) = (datastore::Kept::default(), audit_log::Kept::default());
+    let mut seen = Seen { snapshot, configuration, datastores, audit_logs };
     for source in Source::ALL {
         if source != Source::Config {
             refresh(host, ask, &mut seen, source);
@@ -140,11 +143,11 @@ pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
         Source::Config => *seen = observe(host, ask),
         Source::Files => files::observe(host, &needs, snapshot),
         Source::Certificates => certificates::observe(host, &needs, snapshot),
-        Source::Tokens => tokens::observe(host, &needs, ask.memory, snapshot),
+        Source::Tokens => tokens::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
         Source::Sysctls => sysctls::observe_live(host, &needs, snapshot),
         Source::PersistedSysctls => sysctls::observe_persisted(host, snapshot),
         Source::Documents => documents::observe(host, &needs, ask.memory, snapshot),
-        Source::AuditLog => audit_log::observe(host, &needs, ask.memory, snapshot),
+        Source::AuditLog => audit_log::observe(host, &needs, ask.memory, &mut seen.audit_logs, snapshot),
         Source::Datastore => datastore::observe(host, &needs, &mut seen.datastores, snapshot),
         Source::Selinux => snapshot.selinux_enforcing = selinux(host),
     }

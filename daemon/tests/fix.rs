@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use picket_checks::{Policy, evaluate, worst_status};
+use picket_checks::{evaluate, worst_status};
 use picket_host::Host;
 use picket_model::Status;
 use picket_service::clock::SystemClock;
@@ -58,7 +58,7 @@ impl Node {
 
     fn status(&self, control: &str) -> Status {
         let host = Host::rooted(self.root(), Arc::new(SystemClock)).unwrap();
-        let (memory, policy) = (Memory::none(), Policy::built_in().unwrap());
+        let (memory, policy) = (Memory::none(), picketd::rules::policy().unwrap());
         let seen = observe(&host, &Ask { role: None, memory: &memory, catalogue: &policy.catalogue });
         worst_status(evaluate(&seen.snapshot, &policy).iter().filter(|v| v.control == control)).unwrap()
     }

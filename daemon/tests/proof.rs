@@ -6,7 +6,6 @@ use std::fs;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use picket_checks::Policy;
 use picket_host::Host;
 use picket_model::{Status, Verdict};
 use picket_service::clock::FixedClock;
@@ -32,7 +31,7 @@ impl Node {
     fn verdicts(&self) -> Vec<Verdict> {
         let clock = FixedClock(MOMENT.parse::<Timestamp>().unwrap());
         let host = Host::rooted(self.sample.root(), Arc::new(clock)).unwrap();
-        let (memory, policy) = (Memory::none(), Policy::built_in().unwrap());
+        let (memory, policy) = (Memory::none(), picketd::rules::policy().unwrap());
         scan(&host, &Ask { role: None, memory: &memory, catalogue: &policy.catalogue }, &policy).verdicts
     }
 

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use picket_checks::Policy;
 use picket_host::Host;
 use picket_model::{Status, Verdict};
 use picket_service::clock::FixedClock;
@@ -48,7 +47,7 @@ impl Node {
 fn scan_at(root: &Path, at: &str) -> Report {
     let clock = FixedClock(at.parse::<Timestamp>().unwrap());
     let host = Host::rooted(root, Arc::new(clock)).unwrap();
-    let (memory, policy) = (Memory::none(), Policy::built_in().unwrap());
+    let (memory, policy) = (Memory::none(), picketd::rules::policy().unwrap());
     scan(&host, &Ask { role: None, memory: &memory, catalogue: &policy.catalogue }, &policy)
 }
 

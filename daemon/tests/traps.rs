@@ -7,7 +7,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
-use picket_checks::Policy;
 use picket_host::Host;
 use picket_model::{Status, Verdict};
 use picket_service::clock::SystemClock;
@@ -37,7 +36,7 @@ fn node(config: &str) -> TempDir {
 
 fn traps(root: &Path) -> Vec<Verdict> {
     let host = Host::rooted(root, Arc::new(SystemClock)).unwrap();
-    let (memory, policy) = (Memory::none(), Policy::built_in().unwrap());
+    let (memory, policy) = (Memory::none(), picketd::rules::policy().unwrap());
     let report = scan(&host, &Ask { role: None, memory: &memory, catalogue: &policy.catalogue }, &policy);
     report.verdicts.into_iter().filter(|v| v.control.starts_with("trap-")).collect()
 }

@@ -16,7 +16,7 @@ use crate::rule::{Kind, Rule};
 
 /// Fields whose facts can be checked at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
+pub(crate) enum Field {
     Stage,
     Level,
     Verb,
@@ -72,11 +72,11 @@ impl Field {
 }
 
 /// Words in lower case.
-type Words = Vec<String>;
+pub(crate) type Words = Vec<String>;
 
 /// Something that is so in every match of a rule.
 #[derive(Debug)]
-enum Fact {
+pub(crate) enum Fact {
     /// The field is one of these words.
     IsOneOf(Field, Words),
     /// The field starts with one of these.
@@ -140,11 +140,11 @@ fn is_one_of(value: &str, words: &[String]) -> bool {
 
 /// Facts that every match of a rule has.
 #[derive(Debug, Default)]
-struct Facts {
-    set: u32,
+pub(crate) struct Facts {
+    pub(crate) set: u32,
     unset: u32,
-    resources: Option<Words>,
-    others: Vec<Fact>,
+    pub(crate) resources: Option<Words>,
+    pub(crate) others: Vec<Fact>,
 }
 
 /// Rules by resource, with their facts.
@@ -213,7 +213,7 @@ impl Index {
     }
 }
 
-fn facts(rule: &CompiledRule) -> Facts {
+pub(crate) fn facts(rule: &CompiledRule) -> Facts {
     let mut facts = Facts::default();
     // With several conditions any may match, so none of their facts is certain.
     if let [condition] = rule.conditions.as_slice() {

@@ -93,9 +93,8 @@ pub(crate) struct Also {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Stateful {
     pub(crate) kind: Kind,
-    /// Lowest audit level at which the rule can be decided. For people; not evaluated.
-    #[allow(dead_code)]
-    needs_level: Option<String>,
+    /// Lowest audit level at which the rule can be decided. Not evaluated per event: see [`crate::needs`].
+    pub(crate) needs_level: Option<String>,
     /// Fields that make the key.
     pub(crate) by: Vec<String>,
     /// Fields whose different values are counted.

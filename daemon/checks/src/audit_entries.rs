@@ -1,8 +1,10 @@
 //! Running totals over the entries of an audit log, for the controls that look at them. Bodies are never kept.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use memchr::memmem;
 use picket_model::Evidence;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -14,11 +16,15 @@ pub struct AuditEntries {
     pub total: u64,
     /// Lines that are no audit event.
     pub malformed: u64,
+    /// Why there are entries that were not counted: a file that cannot be read, a line that is too long, or simply more
+    /// than was read so far. None: all were.
+    pub unread: Option<String>,
     /// Entries on Secrets or service-account tokens that hold a request or response body.
     pub secret_bodies: Counted,
-    /// Entries by a member of `system:masters` that came neither from loopback nor from a server's own address.
-    pub foreign_masters: Counted,
-    /// Such entries from an address that may be a server's: the addresses of the servers were not known.
+    /// Entries by a member of `system:masters` that is neither the API server nor the supervisor, by the address it came
+    /// from; at most [`AuditEntries::MAX_ADDRESSES`]. Loopback is left out.
+    pub masters: BTreeMap<IpAddr, Counted>,
+    /// Such entries from still other addresses, or from none that can be read.
     pub masters_elsewhere: u64,
     /// Request paths (no query) that `system:anonymous` was allowed, each once, at most [`AuditEntries::MAX_PATHS`].
     pub anonymous_allowed: Vec<String>,
@@ -38,6 +44,13 @@ impl Counted {
         self.count += 1;
         if self.first.is_none() {
             self.first = Some(place());
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        if self.first.is_none() {
+            self.first.clone_from(&other.first);
         }
     }
 }
@@ -87,17 +100,42 @@ struct ResponseStatus {
     code: i32,
 }
 
+/// An event without any of these words concerns none of the controls. The API server escapes no letters.
+const WORDS: [&[u8]; 4] = [b"\"secrets\"", b"\"serviceaccounts\"", b"system:masters", b"system:anonymous"];
+const MASTERS: &str = "system:masters";
+/// Members of `system:masters` that are no person: the certificates of the API server and of the supervisor.
+const COMPONENTS: [&str; 2] = ["system:apiserver", "system:k3s-supervisor"];
+
 impl AuditEntries {
     /// Most paths that are kept.
     pub const MAX_PATHS: usize = 100;
+    /// Most addresses that are kept.
+    pub const MAX_ADDRESSES: usize = 100;
 
-    /// Counts one line. `path` and `line` (from 1) say where it stands; `servers` are the addresses of the cluster's
-    /// servers, none where they are not known.
-    pub fn add(&mut self, text: &[u8], path: &str, line: u32, servers: Option<&[IpAddr]>) {
-        let Ok(event) = serde_json::from_slice::<Event<'_>>(text) else {
-            self.malformed += 1;
+    /// Counts one line, which may hold several events. `path` and `line` (from 1) say where it stands.
+    pub fn add(&mut self, text: &[u8], path: &str, line: u32) {
+        // Where a log was cut while its writer went on, a hole of zeros is left.
+        let start = text.iter().position(|b| *b != 0 && !b.is_ascii_whitespace()).unwrap_or(text.len());
+        let text = text.get(start..).unwrap_or_default();
+        if text.is_empty() {
             return;
-        };
+        }
+        if text.first() == Some(&b'{') && !WORDS.iter().any(|word| memmem::find(text, word).is_some()) {
+            self.total += 1;
+            return;
+        }
+        for event in serde_json::Deserializer::from_slice(text).into_iter::<Event<'_>>() {
+            match event {
+                Ok(event) => self.count(&event, path, line),
+                Err(_) => {
+                    self.malformed += 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, event: &Event<'_>, path: &str, line: u32) {
         self.total += 1;
         let place = |what: String| Evidence::at(path, what).line(line);
 
@@ -108,26 +146,66 @@ impl AuditEntries {
             self.secret_bodies.add(|| place("an entry with a body (not shown)".to_owned()));
         }
 
-        if event.user.groups.iter().any(|group| group == "system:masters") {
+        let user = event.user.username.as_ref();
+        if event.user.groups.iter().any(|group| group == MASTERS) && !COMPONENTS.contains(&user) {
             // Only the last address is the connection's own; the others are headers anybody can write.
-            match event.source_ips.last().and_then(|ip| ip.parse::<IpAddr>().ok()) {
-                Some(ip) if ip.to_canonical().is_loopback() => {}
-                Some(ip) if servers.is_some_and(|own| own.contains(&ip)) => {}
-                Some(ip) if servers.is_some() => {
-                    self.foreign_masters.add(|| place(format!("{} from {ip}", event.user.username)));
+            match event.source_ips.last().map(|ip| ip.parse::<IpAddr>()) {
+                Some(Ok(ip)) => {
+                    let ip = ip.to_canonical();
+                    let known = self.masters.len() < Self::MAX_ADDRESSES || self.masters.contains_key(&ip);
+                    if ip.is_loopback() {
+                        // A person on the server, or what runs there.
+                    } else if known {
+                        self.masters.entry(ip).or_default().add(|| place(format!("{} from {ip}", short(user))));
+                    } else {
+                        self.masters_elsewhere += 1;
+                    }
                 }
-                Some(_) => self.masters_elsewhere += 1,
+                Some(Err(_)) => self.masters_elsewhere += 1,
                 None => {}
             }
         }
 
         let allowed = event.response_status.as_ref().is_some_and(|status| (1..400).contains(&status.code));
-        if event.user.username == "system:anonymous" && allowed {
+        if user == "system:anonymous" && allowed {
             let uri = event.request_uri.split('?').next().unwrap_or_default();
-            let known = self.anonymous_allowed.iter().any(|known| known == uri);
-            if !known && self.anonymous_allowed.len() < Self::MAX_PATHS {
-                self.anonymous_allowed.push(uri.chars().take(512).collect());
-            }
+            self.allow(&short(uri));
         }
     }
+
+    fn allow(&mut self, uri: &str) {
+        if self.anonymous_allowed.iter().any(|known| known == uri) {
+            return;
+        }
+        if self.anonymous_allowed.len() < Self::MAX_PATHS {
+            self.anonymous_allowed.push(uri.to_owned());
+        } else if self.unread.is_none() {
+            self.unread = Some("anonymous requests were allowed on more paths than are kept".to_owned());
+        }
+    }
+
+    /// Adds what was counted in another file.
+    pub fn merge(&mut self, other: &Self) {
+        self.total += other.total;
+        self.malformed += other.malformed;
+        if self.unread.is_none() {
+            self.unread.clone_from(&other.unread);
+        }
+        self.secret_bodies.merge(&other.secret_bodies);
+        for (ip, counted) in &other.masters {
+            if self.masters.len() < Self::MAX_ADDRESSES || self.masters.contains_key(ip) {
+                self.masters.entry(*ip).or_default().merge(counted);
+            } else {
+                self.masters_elsewhere += counted.count;
+            }
+        }
+        self.masters_elsewhere += other.masters_elsewhere;
+        for uri in &other.anonymous_allowed {
+            self.allow(uri);
+        }
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(512).collect()
 }

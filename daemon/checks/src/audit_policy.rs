@@ -49,6 +49,8 @@ impl Level {
 pub struct AuditPolicy {
     /// Its rules, in order. May be empty; the API server refuses that.
     pub rules: Vec<AuditRule>,
+    /// Why the API server would refuse what stands in the file; there are no rules then.
+    pub refused: Option<String>,
 }
 
 /// One rule.
@@ -83,6 +85,43 @@ pub struct GroupResources {
     pub resource_names: Vec<String>,
 }
 
+impl GroupResources {
+    /// Whether everything of the other entry is in this one.
+    fn holds(&self, other: &Self) -> bool {
+        if self.group != other.group {
+            return false;
+        }
+        if self.resources.is_empty() {
+            return true;
+        }
+        let names = self.resource_names.is_empty()
+            || (!other.resource_names.is_empty()
+                && other.resource_names.iter().all(|n| self.resource_names.contains(n)));
+        let holds = |theirs: &String| {
+            self.resources.iter().any(|mine| {
+                mine == "*"
+                    || mine == theirs
+                    || mine.strip_suffix("/*").is_some_and(|resource| theirs.split('/').next() == Some(resource))
+                    || mine.strip_prefix("*/").is_some_and(|sub| theirs.split('/').nth(1) == Some(sub))
+            })
+        };
+        names && !other.resources.is_empty() && other.resources.iter().all(holds)
+    }
+}
+
+/// Whether a list of a rule, where empty means all, holds everything of another.
+fn holds_all(mine: &[String], theirs: &[String]) -> bool {
+    mine.is_empty() || (!theirs.is_empty() && theirs.iter().all(|name| mine.contains(name)))
+}
+
+fn known_stages(stages: &[String], what: &str) -> Result<(), DocumentError> {
+    const STAGES: [&str; 4] = ["RequestReceived", "ResponseStarted", "ResponseComplete", "Panic"];
+    match stages.iter().find(|stage| !STAGES.contains(&stage.as_str())) {
+        Some(_) => Err(DocumentError::shape(format!("{what} holds what is no stage"))),
+        None => Ok(()),
+    }
+}
+
 /// Verbs of requests on resources.
 pub(crate) const ALL_VERBS: [&str; 8] =
     ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
@@ -98,24 +137,45 @@ impl AuditPolicy {
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         let value = parse_yaml_map(bytes)?;
         let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
-        if text("kind") != "Policy" || !text("apiVersion").starts_with("audit.k8s.io/") {
+        if text("kind") != "Policy" || text("apiVersion") != "audit.k8s.io/v1" {
             return Err(DocumentError::shape("kind must be Policy and apiVersion audit.k8s.io/v1"));
         }
         let omitted = strings(value.get("omitStages"), "omitStages")?;
+        known_stages(&omitted, "omitStages")?;
         let list = match value.get("rules") {
             None | Some(Value::Null) => return Ok(Self::default()),
             Some(Value::Array(list)) => list,
             Some(_) => return Err(DocumentError::shape("rules must be a list")),
         };
         if list.len() > MAX_RULES {
-            return Err(DocumentError::shape(format!("{} rules, more than the {MAX_RULES} that are read", list.len())));
+            let what = format!("{} rules, more than the {MAX_RULES} that are read", list.len());
+            return Err(DocumentError::TooMany { what });
         }
         let rules = list
             .iter()
             .enumerate()
             .map(|(index, rule)| AuditRule::read(rule, index, &omitted))
             .collect::<Result<_, _>>()?;
-        Ok(Self { rules })
+        Ok(Self { rules, refused: None })
+    }
+
+    /// What was read of a file that holds no policy the API server would take.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self { rules: Vec::new(), refused: Some(reason.into()) }
+    }
+
+    /// Rules that can never match, by place (from 0), and why.
+    pub(crate) fn dead_rules(&self) -> Vec<(usize, String)> {
+        let mut dead = Vec::new();
+        for (index, rule) in self.rules.iter().enumerate() {
+            let before = self.rules.iter().take(index);
+            if let Some(why) = rule.matches_nothing() {
+                dead.push((index, why));
+            } else if let Some((earlier, _)) = before.enumerate().find(|(_, earlier)| earlier.takes_all_of(rule)) {
+                dead.push((index, format!("rule {} takes all of it before", earlier + 1)));
+            }
+        }
+        dead
     }
 
     /// The rules that requests of this kind can meet, in order: each with whether it takes all of what is left. The
@@ -124,7 +184,7 @@ impl AuditPolicy {
         let mut met = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
             let cover = rule.covers(request);
-            if cover == Cover::None {
+            if cover == Cover::None || met.iter().any(|m: &Met<'_>| m.rule.is_some_and(|(_, r)| r.shadows(rule, request))) {
                 continue;
             }
             met.push(Met { rule: Some((index, rule)), level: rule.effective_level() });
@@ -187,8 +247,9 @@ impl AuditRule {
             Some(_) => return Err(DocumentError::shape(format!("{} must be a list", what("resources")))),
         }
         let mut omit_stages = list("omitStages")?;
+        known_stages(&omit_stages, &what("omitStages"))?;
         omit_stages.extend_from_slice(omitted);
-        Ok(Self {
+        let rule = Self {
             level,
             users: list("users")?,
             user_groups: list("userGroups")?,
@@ -197,7 +258,90 @@ impl AuditRule {
             namespaces: list("namespaces")?,
             non_resource_urls: list("nonResourceURLs")?,
             omit_stages,
-        })
+        };
+        match rule.wrong() {
+            Some(wrong) => Err(DocumentError::shape(format!("rules[{index}]: {wrong}"))),
+            None => Ok(rule),
+        }
+    }
+
+    /// What the API server refuses in a rule.
+    fn wrong(&self) -> Option<&'static str> {
+        if !self.non_resource_urls.is_empty() && !(self.resources.is_empty() && self.namespaces.is_empty()) {
+            return Some("it names both resources or namespaces and nonResourceURLs");
+        }
+        let bad_url = |url: &String| {
+            let star = url.find('*');
+            url != "*" && (!url.starts_with('/') || star.is_some_and(|at| at + 1 != url.len()))
+        };
+        if self.non_resource_urls.iter().any(bad_url) {
+            return Some("a nonResourceURL begins with / and has a * at its end only");
+        }
+        let bad_group = |entry: &GroupResources| {
+            entry.group.bytes().any(|b| !(b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.')))
+        };
+        if self.resources.iter().any(bad_group) {
+            return Some("a group is the name of an API group, without its version");
+        }
+        if self.resources.iter().any(|e| e.resources.is_empty() && !e.resource_names.is_empty()) {
+            return Some("resourceNames need resources");
+        }
+        None
+    }
+
+    /// Why no request at all can match.
+    fn matches_nothing(&self) -> Option<String> {
+        // Of requests that are no resources the verb is that of HTTP, in small letters.
+        const OF_PATHS: [&str; 7] = ["get", "head", "post", "put", "patch", "delete", "options"];
+        let known: &[&str] = if self.non_resource_urls.is_empty() { &ALL_VERBS } else { &OF_PATHS };
+        let only_resources = !self.resources.is_empty() || !self.namespaces.is_empty();
+        let possible = |verb: &String| {
+            // Own verbs of a resource exist (proxy, connect and the like do not reach the log as such).
+            known.contains(&verb.as_str()) || (!only_resources && OF_PATHS.contains(&verb.as_str()))
+        };
+        if !self.verbs.is_empty() && !self.verbs.iter().any(possible) {
+            return Some(format!("no request has the verb {}", self.verbs.join(" or ")));
+        }
+        let group_of = |named: &str| ["deployments", "daemonsets", "statefulsets", "replicasets"].contains(&named);
+        let misplaced = |entry: &GroupResources| {
+            entry.group.is_empty()
+                && !entry.resources.is_empty()
+                && entry.resources.iter().all(|named| group_of(named.split('/').next().unwrap_or(named)))
+        };
+        (!self.resources.is_empty() && self.resources.iter().all(misplaced))
+            .then(|| "its resources are those of group apps, and the core group is named".to_owned())
+    }
+
+    /// Whether every request that `later` could take is taken by this rule.
+    fn takes_all_of(&self, later: &Self) -> bool {
+        if !holds_all(&self.users, &later.users)
+            || !holds_all(&self.user_groups, &later.user_groups)
+            || !holds_all(&self.verbs, &later.verbs)
+        {
+            return false;
+        }
+        let for_all = |rule: &Self| rule.resources.is_empty() && rule.namespaces.is_empty();
+        if for_all(self) && self.non_resource_urls.is_empty() {
+            return true;
+        }
+        if !self.non_resource_urls.is_empty() {
+            let covered = |url: &String| {
+                self.non_resource_urls.iter().any(|mine| match mine.strip_suffix('*') {
+                    Some(prefix) => url.starts_with(prefix),
+                    None => mine == url,
+                })
+            };
+            return !later.non_resource_urls.is_empty() && later.non_resource_urls.iter().all(covered);
+        }
+        // A rule for resources takes nothing of one for everything or for paths.
+        if for_all(later) || !holds_all(&self.namespaces, &later.namespaces) {
+            return false;
+        }
+        if self.resources.is_empty() {
+            return true;
+        }
+        !later.resources.is_empty()
+            && later.resources.iter().all(|theirs| self.resources.iter().any(|m| m.holds(theirs)))
     }
 
     /// What really reaches the log: a rule that omits both the first and the last stage logs nothing of a request that
@@ -222,6 +366,18 @@ impl AuditRule {
         let known = |name: &String| COMPONENTS.contains(&name.as_str()) || name.starts_with("system:node:");
         (!self.users.is_empty() && self.users.iter().all(known))
             || (!self.user_groups.is_empty() && self.user_groups.iter().all(known))
+    }
+
+    /// Whether this rule leaves nothing of such requests for a later one that takes some of them too.
+    fn shadows(&self, later: &Self, request: &Request<'_>) -> bool {
+        let every_name = self.resources.is_empty()
+            || self.resources.iter().filter(|e| e.group == request.group).any(|e| {
+                e.resources.is_empty() || (e.resource_names.is_empty() && e.resources.iter().any(|r| names(r, request)))
+            });
+        every_name
+            && holds_all(&self.users, &later.users)
+            && holds_all(&self.user_groups, &later.user_groups)
+            && holds_all(&self.namespaces, &later.namespaces)
     }
 
     fn covers(&self, request: &Request<'_>) -> Cover {

@@ -375,6 +375,8 @@ pub enum Op {
     MaxLevel,
     MinLevel,
     DefaultLevelGe,
+    DetectionsSee,
+    RulesCanMatch,
     CountEq,
     UrisSubsetOf,
     OldestEntryAgeGeDays,

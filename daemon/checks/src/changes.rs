@@ -81,32 +81,24 @@ fn differing<T: PartialEq>(
     paths
 }
 
-/// The verdicts on a snapshot, of which `previous` are those on the one before it: only controls that depend on what
-/// changed are judged again. The result is that of [`crate::evaluate`]; the policy must be the same.
-pub fn evaluate_changes(
-    snapshot: &Snapshot,
-    policy: &Policy,
-    changes: &Changes,
-    previous: Vec<Verdict>,
-) -> (Vec<Verdict>, usize) {
-    let mut before: BTreeMap<String, Vec<Verdict>> = BTreeMap::new();
-    for verdict in previous {
-        match before.get_mut(&verdict.control) {
-            Some(rows) => rows.push(verdict),
-            None => {
-                before.insert(verdict.control.clone(), vec![verdict]);
-            }
-        }
-    }
-    let mut all = Vec::new();
-    let mut judged = 0;
+/// What was judged again after a change.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rejudged {
+    /// The controls that depend on what changed. Whatever was said of them before no longer holds.
+    pub controls: BTreeSet<String>,
+    /// Their verdicts, in the order of the catalogue; a control may have none any more.
+    pub verdicts: Vec<Verdict>,
+}
+
+/// Judges the controls that depend on what changed, and no others: the verdicts on those are what they were, as long as
+/// the policy is the same.
+pub fn evaluate_changes(snapshot: &Snapshot, policy: &Policy, changes: &Changes) -> Rejudged {
+    let mut again = Rejudged::default();
     for control in policy.catalogue.controls() {
         if depends(snapshot, policy, control).iter().any(|key| changes.touch(key)) {
-            judged += 1;
-            all.extend(verdicts(snapshot, policy, control));
-        } else {
-            all.extend(before.remove(&control.id).unwrap_or_default());
+            again.controls.insert(control.id.clone());
+            again.verdicts.extend(verdicts(snapshot, policy, control));
         }
     }
-    (all, judged)
+    again
 }

@@ -14,6 +14,12 @@ pub enum DocumentError {
         /// Its size in bytes.
         size: usize,
     },
+    /// More of something than is looked at.
+    #[error("{what}")]
+    TooMany {
+        /// Of what, and how many.
+        what: String,
+    },
     /// Not UTF-8.
     #[error("not UTF-8 text")]
     NotText,
@@ -33,6 +39,11 @@ pub enum DocumentError {
 }
 
 impl DocumentError {
+    /// Whether only a limit of this reader was met: others may read the document.
+    pub const fn is_limit(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::TooMany { .. })
+    }
+
     pub(crate) fn shape(what: impl Into<String>) -> Self {
         Self::Shape { what: what.into() }
     }

@@ -1,12 +1,17 @@
 //! Audit policy and audit log.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use jiff::SignedDuration;
 use picket_model::{Evidence, Observation, Status};
 use serde_json::Value;
 
+use crate::audit_entries::AuditEntries;
 use crate::audit_policy::{ALL_VERBS, AuditPolicy, Level, Met, Request};
 use crate::catalogue::{Control, Modifier, Op, texts};
 use crate::context::Context;
+use crate::judge_detections::{self, Asked};
 use crate::judge_files::{Unnamed, absent, named, subject};
 use crate::judge_flags::why_not;
 use crate::row::Row;
@@ -30,6 +35,13 @@ pub(crate) fn policy(ctx: Context<'_>, control: &Control) -> Vec<Row> {
         Some(Observation::Value { value }) => value,
         other => return vec![Row::unknown(path.clone(), why_not(&path, other))],
     };
+    if let Some(reason) = &policy.refused {
+        let words = format!("the API server does not take this policy: {reason}");
+        return vec![match control.expected.op {
+            Op::Set => Row::new(path.clone(), Status::Fail, words.clone()).with(Evidence::at(path, words)),
+            _ => Row::unknown(path, words),
+        }];
+    }
     match control.expected.op {
         Op::Set => {
             let count = policy.rules.len();
@@ -38,6 +50,11 @@ pub(crate) fn policy(ctx: Context<'_>, control: &Control) -> Vec<Row> {
         }
         Op::MaxLevel | Op::MinLevel => levels(control, policy, &path),
         Op::DefaultLevelGe => vec![catch_all(control, policy, &path)],
+        Op::DetectionsSee => {
+            let asked = if control.expected.text() == "bodies" { Asked::Bodies } else { Asked::Logged };
+            vec![judge_detections::judge(&ctx.policy.detections, policy, &path, asked)]
+        }
+        Op::RulesCanMatch => dead_rules(policy, &path),
         other => vec![Row::unknown(path, format!("op {other:?} does not judge an audit policy"))],
     }
 }
@@ -142,8 +159,23 @@ fn levels(control: &Control, policy: &AuditPolicy, path: &str) -> Vec<Row> {
     rows
 }
 
+/// A row for each rule that no request can ever reach.
+fn dead_rules(policy: &AuditPolicy, path: &str) -> Vec<Row> {
+    let dead = policy.dead_rules();
+    if dead.is_empty() {
+        let words = format!("each of {} rules can match", policy.rules.len());
+        return vec![Row::new(path, Status::Pass, words.clone()).with(Evidence::at(path, words))];
+    }
+    dead.into_iter()
+        .map(|(index, why)| {
+            let words = format!("rule {} never matches: {why}", index + 1);
+            Row::new(format!("{path} rule {}", index + 1), Status::Fail, words.clone()).with(Evidence::at(path, words))
+        })
+        .collect()
+}
+
 /// Interactive subresources of pods are reached by get and create alone.
-fn verb_fits(sub: Option<&str>, verb: &str) -> bool {
+pub(crate) fn verb_fits(sub: Option<&str>, verb: &str) -> bool {
     match sub {
         Some("exec" | "attach" | "portforward") => matches!(verb, "get" | "create"),
         Some("proxy") => matches!(verb, "get" | "create" | "update" | "patch" | "delete"),
@@ -198,7 +230,7 @@ pub(crate) fn log(ctx: Context<'_>, control: &Control) -> Vec<Row> {
             Row::pass_if(path.clone(), age <= limit, words.clone()).with(Evidence::at(path, words))
         }
         Op::OldestEntryAgeGeDays => retention(ctx, control, &path, log),
-        Op::CountEq | Op::UrisSubsetOf => entries(control, &path, log),
+        Op::CountEq | Op::UrisSubsetOf => entries(ctx, control, &path, log),
         other => Row::unknown(path, format!("op {other:?} does not judge an audit log")),
     }]
 }
@@ -221,47 +253,113 @@ fn retention(ctx: Context<'_>, control: &Control, path: &str, log: &AuditLogFact
     }
 }
 
-fn entries(control: &Control, path: &str, log: &AuditLogFacts) -> Row {
-    let Some(entries) = log.entries.as_ref().filter(|e| e.total > 0) else {
-        return Row::unknown(path, "no entries were read");
-    };
-    if control.expected.op == Op::UrisSubsetOf {
-        let allowed = control.expected.values();
-        let strays: Vec<&String> = entries
-            .anonymous_allowed
-            .iter()
-            .filter(|uri| {
-                !allowed.iter().any(|a| match a.strip_suffix('*') {
-                    Some(prefix) => uri.starts_with(prefix),
-                    None => *uri == a,
-                })
-            })
-            .collect();
-        let words = match strays.as_slice() {
-            [] => format!("nothing else in {} entries", entries.total),
-            [first, rest @ ..] => format!("anonymous requests were allowed on {first} and {} more", rest.len()),
-        };
-        return Row::pass_if(path, strays.is_empty(), words.clone()).with(Evidence::at(path, words));
-    }
-    let counted = match control.id.as_str() {
-        "audit-log-no-secret-bodies" => &entries.secret_bodies,
-        "audit-log-system-masters-use" => &entries.foreign_masters,
+/// What stands in the log. Words of failures hold no number that grows with every request: each would be news.
+fn entries(ctx: Context<'_>, control: &Control, path: &str, log: &AuditLogFacts) -> Row {
+    let Some(entries) = &log.entries else { return Row::unknown(path, "no entries were read") };
+    let bad = match control.expected.op {
+        Op::UrisSubsetOf => anonymous(control, path, entries),
+        _ if control.id == "audit-log-no-secret-bodies" => bodies(control, entries),
+        _ if control.id == "audit-log-system-masters-use" => match masters(ctx, control, entries) {
+            Ok(bad) => bad,
+            Err(reason) => return Row::unknown(path, reason),
+        },
         _ => return Row::unknown(path, "nothing counts what this control asks for"),
     };
-    let limit = control.expected.number().and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-    if control.id == "audit-log-system-masters-use" && counted.count == limit && entries.masters_elsewhere > 0 {
-        return Row::unknown(
-            path,
-            format!(
-                "{} requests of system:masters came from addresses that may be servers: the servers' addresses are not known",
-                entries.masters_elsewhere
-            ),
+    if let Some((words, first)) = bad {
+        return Row::new(path, Status::Fail, words.clone()).with(first.unwrap_or_else(|| Evidence::at(path, words)));
+    }
+    if let Some(reason) = &entries.unread {
+        return Row::unknown(path, format!("nothing of the kind in what was read, but {reason}"));
+    }
+    if entries.total == 0 {
+        return Row::unknown(path, "there is no entry in the log");
+    }
+    let words = match entries.malformed {
+        0 => format!("nothing of the kind in {} entries", entries.total),
+        bad => format!("nothing of the kind in {} entries; {bad} lines are no entries", entries.total),
+    };
+    Row::new(path, Status::Pass, words.clone()).with(Evidence::at(path, words))
+}
+
+/// What is wrong, and where the first case stands.
+type Bad = Option<(String, Option<Evidence>)>;
+
+fn anonymous(control: &Control, path: &str, entries: &AuditEntries) -> Bad {
+    let allowed = control.expected.values();
+    let stray = |uri: &&String| {
+        !allowed.iter().any(|a| match a.strip_suffix('*') {
+            Some(prefix) => uri.starts_with(prefix),
+            None => *uri == a,
+        })
+    };
+    let mut strays = entries.anonymous_allowed.iter().filter(stray);
+    let first = strays.next()?;
+    let words = match strays.count() {
+        0 => format!("anonymous requests were allowed on {first}"),
+        more => format!("anonymous requests were allowed on {first} and {more} more"),
+    };
+    Some((words.clone(), Some(Evidence::at(path, words))))
+}
+
+fn bodies(control: &Control, entries: &AuditEntries) -> Bad {
+    let found = &entries.secret_bodies;
+    (found.count > limit(control)).then(|| (format!("{} with a body", about(found.count)), found.first.clone()))
+}
+
+/// Requests of members of `system:masters` from elsewhere than a server.
+fn masters(ctx: Context<'_>, control: &Control, entries: &AuditEntries) -> Result<Bad, String> {
+    let servers = servers(ctx);
+    let foreign: Vec<_> = entries.masters.iter().filter(|(ip, _)| !servers.contains(ip)).collect();
+    let count = foreign.iter().map(|(_, counted)| counted.count).sum::<u64>() + entries.masters_elsewhere;
+    if count <= limit(control) {
+        return Ok(None);
+    }
+    if servers.is_empty() {
+        return Err(
+            "requests of system:masters came from addresses that may be servers: those are not known".to_owned()
         );
     }
-    let words = format!("{} of {} entries", counted.count, entries.total);
-    Row::pass_if(path, counted.count == limit, words.clone())
-        .with(Evidence::at(path, words))
-        .with_all(counted.first.clone())
+    let words = match foreign.as_slice() {
+        [(ip, _)] => format!("{} from {ip}", about(count)),
+        many => format!("{} from {} addresses", about(count), many.len()),
+    };
+    Ok(Some((words, foreign.first().and_then(|(_, counted)| counted.first.clone()))))
+}
+
+/// The servers' own addresses: those their certificates are for, and those of the configuration. What an administrator
+/// added to the certificates by hand may be a load balancer, behind which anybody can be.
+fn servers(ctx: Context<'_>) -> BTreeSet<IpAddr> {
+    let tls = format!("{}/server/tls", ctx.snap.data_dir);
+    let option = |name: &str| -> Vec<IpAddr> {
+        let settings = ctx.config().ok().and_then(|config| config.options.get(name)).into_iter().flatten();
+        settings.flat_map(|s| s.value.split(',')).filter_map(|ip| ip.trim().parse().ok()).collect()
+    };
+    let certificates = ["serving-kube-apiserver.crt", "dynamic-cert.json"]
+        .iter()
+        .filter_map(|name| ctx.snap.certificates.get(&format!("{tls}/{name}"))?.value()?.first());
+    let named: Vec<IpAddr> = certificates.flat_map(|cert| &cert.sans).filter_map(|name| name.parse().ok()).collect();
+    let added = option("tls-san");
+    let own = ["node-ip", "node-external-ip", "advertise-address", "bind-address"].into_iter().flat_map(option);
+    named
+        .into_iter()
+        .filter(|ip| !added.contains(ip))
+        .chain(own)
+        .map(|ip| ip.to_canonical())
+        .filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
+        .collect()
+}
+
+fn limit(control: &Control) -> u64 {
+    control.expected.number().and_then(|n| u64::try_from(n).ok()).unwrap_or(0)
+}
+
+/// A number of entries, without the digits that change with every request.
+fn about(count: u64) -> String {
+    match count {
+        1 => "1 entry".to_owned(),
+        2..=9 => format!("{count} entries"),
+        _ => format!("{} entries or more", 10_u64.saturating_pow(count.ilog10())),
+    }
 }
 
 /// The words of a list of resources, for `expected`.

@@ -21,6 +21,7 @@ mod evaluate;
 mod judge_audit;
 mod judge_cert_files;
 mod judge_datastore;
+mod judge_detections;
 mod judge_files;
 mod judge_flags;
 mod judge_keys;
@@ -49,7 +50,7 @@ pub use catalogue::{
     Assessment, Catalogue, CatalogueError, Control, CustomControls, CustomProblem, Expected, IfAbsent, Modifier, Op,
     Scope, Source, Standing, Term, Terms,
 };
-pub use changes::{Changes, evaluate_changes};
+pub use changes::{Changes, Rejudged, evaluate_changes};
 pub use document::{DocumentError, MAX_DOCUMENT, parse_yaml_map};
 pub use encryption::{EncryptionConfig, EncryptionGroup, EncryptionState, Provider};
 pub use evaluate::{evaluate, evaluate_some, worst_status};

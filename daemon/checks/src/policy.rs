@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use picket_model::DetectionNeed;
+
 use crate::catalogue::{Catalogue, CatalogueError, Control, Op, Standing};
 
 /// Which controls are judged, and by which limits.
@@ -13,6 +15,8 @@ pub struct Policy {
     pub benchmark: Option<String>,
     /// Whether Picket's own opt-in controls (level 2 without a CIS number) are judged too.
     pub opt_in: bool,
+    /// What the detections look for in the audit log. None known: whether the node's audit policy shows it is not judged.
+    pub detections: Arc<[DetectionNeed]>,
 }
 
 impl Policy {
@@ -21,7 +25,12 @@ impl Policy {
     /// # Errors
     /// Never for the catalogue as shipped.
     pub fn built_in() -> Result<Self, CatalogueError> {
-        Ok(Self { catalogue: Arc::new(Catalogue::built_in()?), benchmark: None, opt_in: true })
+        Ok(Self {
+            catalogue: Arc::new(Catalogue::built_in()?),
+            benchmark: None,
+            opt_in: true,
+            detections: Arc::default(),
+        })
     }
 
     /// Benchmark versions the catalogue has numbers for.

@@ -108,7 +108,10 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
             }
         }
         Source::AuditPolicy => keys.extend([SourceKey::AuditPolicy, SourceKey::Configuration]),
-        Source::AuditLog => keys.extend([SourceKey::AuditLog, SourceKey::Configuration, SourceKey::Clock]),
+        // Certificates name the servers' addresses.
+        Source::AuditLog => {
+            keys.extend([SourceKey::AuditLog, SourceKey::Configuration, SourceKey::Clock, SourceKey::Certificates])
+        }
         Source::Datastore => {
             keys.extend([SourceKey::Configuration, SourceKey::Datastore, SourceKey::Encryption]);
             // Which engine it is shows in what lies there.

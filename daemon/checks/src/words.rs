@@ -65,6 +65,8 @@ pub(crate) fn expected(ctx: Context<'_>, control: &Control) -> String {
         Op::MaxLevel => format!("{} at most {value}", crate::judge_audit::resource_words(control)),
         Op::MinLevel => format!("{} at least {value}", crate::judge_audit::resource_words(control)),
         Op::DefaultLevelGe => format!("everything else at least {value}"),
+        Op::DetectionsSee => format!("no detection lacks the {value} it looks for"),
+        Op::RulesCanMatch => "every rule can match".to_owned(),
         Op::CountEq => format!("{value} such entries"),
         Op::UrisSubsetOf => format!("anonymous requests only on {value}"),
         Op::OldestEntryAgeGeDays => format!("entries of the last {value} days are kept"),

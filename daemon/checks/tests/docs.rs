@@ -114,6 +114,10 @@ fn comparison(expected: &Value) -> String {
         "max_level" => format!("The first rule that matches may log at most {value}."),
         "min_level" => format!("The first rule that matches must log at least {value}."),
         "default_level_ge" => format!("What no other rule matches must be logged at least at {value}."),
+        "detections_see" => format!("No rule for the audit log may lack the {value} it looks for."),
+        "rules_can_match" => {
+            "No rule may be one that no request can reach; each that is, is a row of its own.".to_owned()
+        }
         "count_eq" => format!("There must be {value} such entries."),
         "manual" => "A person must judge this; the verdict is `manual`.".to_owned(),
         "report" => "The value found is shown; the verdict is `manual`.".to_owned(),

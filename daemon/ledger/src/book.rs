@@ -64,9 +64,9 @@ impl Book {
         self.findings.values().filter(|f| f.state != FindingState::Resolved)
     }
 
-    /// What these verdicts change. Of several verdicts with one identity the weightiest counts. With `complete`, a
-    /// live finding that no verdict speaks of no longer applies.
-    pub(crate) fn changes(&self, verdicts: &[Verdict], complete: bool, now: Timestamp) -> Vec<Transition> {
+    /// What these verdicts change. Of several verdicts with one identity the weightiest counts. A live
+    /// finding that no verdict speaks of no longer applies, if all there is to say of its control was `said`.
+    pub(crate) fn changes(&self, verdicts: &[Verdict], said: impl Fn(&str) -> bool, now: Timestamp) -> Vec<Transition> {
         let mut by_key: BTreeMap<FindingKey, Verdict> = BTreeMap::new();
         for verdict in verdicts {
             let mut verdict = verdict.clone();
@@ -81,11 +81,9 @@ impl Book {
         }
         let mut changes: Vec<Transition> =
             by_key.iter().filter_map(|(key, verdict)| transition(self.findings.get(key), verdict, now)).collect();
-        if complete {
-            for finding in self.live() {
-                if !by_key.contains_key(&finding.key()) {
-                    changes.extend(transition(Some(finding), &gone(finding), now));
-                }
+        for finding in self.live().filter(|finding| said(&finding.control)) {
+            if !by_key.contains_key(&finding.key()) {
+                changes.extend(transition(Some(finding), &gone(finding), now));
             }
         }
         changes

@@ -1,6 +1,6 @@
 //! The ledger: one owner of journal, state and what waits in memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 
 use jiff::Timestamp;
@@ -250,9 +250,28 @@ impl Ledger {
     /// # Errors
     /// [`AppendError`], which verdicts within their usual sizes never cause.
     pub fn apply(&mut self, verdicts: &[Verdict], complete: bool, now: Timestamp) -> Result<Applied, AppendError> {
+        let changes = self.book.changes(verdicts, |_| complete, now);
+        self.append_changes(changes, now)
+    }
+
+    /// Like [`Ledger::apply`], where the verdicts are all there are of these controls, and nothing is said of others.
+    ///
+    /// # Errors
+    /// As [`Ledger::apply`].
+    pub fn apply_of(
+        &mut self,
+        controls: &BTreeSet<String>,
+        verdicts: &[Verdict],
+        now: Timestamp,
+    ) -> Result<Applied, AppendError> {
+        let changes = self.book.changes(verdicts, |control| controls.contains(control), now);
+        self.append_changes(changes, now)
+    }
+
+    fn append_changes(&mut self, changes: Vec<Transition>, now: Timestamp) -> Result<Applied, AppendError> {
         let mut applied = Applied::default();
         let mut bodies = Vec::new();
-        for change in self.book.changes(verdicts, complete, now) {
+        for change in changes {
             bodies.push(match change {
                 Transition::Opened(finding) => {
                     applied.opened.push(finding.clone());

@@ -73,7 +73,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
 
 /// The controls to judge, by a benchmark version if one is given.
 fn policy(benchmark: Option<&str>) -> Result<Policy, Failure> {
-    let mut policy = Policy::built_in().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
+    let mut policy = crate::rules::policy().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
     if let Some(version) = benchmark {
         let known = policy.benchmarks();
         if !known.iter().any(|k| k == version) {

@@ -1,6 +1,9 @@
-//! The audit log as a file: when it was last written, what was rotated away, how far back it goes. What its entries
-//! say is the tail's affair.
+//! The audit log as the controls see it: when it was last written, what was rotated away, how far back it goes, and
+//! running totals of what its entries say. What happened in them is the tail's affair.
 
+mod entries;
+
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use flate2::read::GzDecoder;
@@ -9,6 +12,7 @@ use picket_checks::{AuditLogFacts, Needs, Snapshot};
 use picket_host::{Host, ReadError};
 use picket_model::Observation;
 
+use self::entries::Counts;
 use super::memory::Memory;
 
 /// How much of the oldest file is read in order to find its first entry.
@@ -16,14 +20,26 @@ const HEAD: u64 = 256 * 1024;
 /// The most names in a log folder.
 const MOST_FILES: usize = 16_384;
 
+/// How many bytes of entries one look of the daemon reads: it goes on with the next one.
+const STEP: u64 = 16 << 20;
+/// How many bytes of entries a look that is the only one reads.
+const AT_ONCE: u64 = 4 << 30;
+
+/// What was counted so far in the files of each log.
+#[derive(Debug, Clone, Default)]
+pub struct Kept(BTreeMap<String, Counts>);
+
 /// Looks at every audit log the configuration names.
-pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snapshot) {
+pub fn observe(host: &Host, needs: &Needs, memory: &Memory, kept: &mut Kept, snapshot: &mut Snapshot) {
     let now = snapshot.at;
+    let budget = if memory.seen.is_some() { STEP } else { AT_ONCE };
+    kept.0.retain(|path, _| needs.audit_logs.contains(path));
     snapshot.audit_logs = needs
         .audit_logs
         .iter()
         .map(|path| {
-            let seen = match look(host, path) {
+            let counts = kept.0.entry(path.clone()).or_default();
+            let seen = match look(host, path, counts, budget) {
                 Ok(mut facts) => {
                     facts.first_seen = memory.first_seen(&format!("audit-log:{path}"), "", now).map(|f| f.at);
                     Observation::from(facts)
@@ -36,7 +52,7 @@ pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snaps
         .collect();
 }
 
-fn look(host: &Host, path: &str) -> Result<AuditLogFacts, ReadError> {
+fn look(host: &Host, path: &str, counts: &mut Counts, budget: u64) -> Result<AuditLogFacts, ReadError> {
     // The current file may be missing for a moment in a rotation; then the log as a whole counts as missing too.
     let meta = host.stat(path.as_ref())?;
     if meta.kind != picket_host::Kind::File {
@@ -45,12 +61,18 @@ fn look(host: &Host, path: &str) -> Result<AuditLogFacts, ReadError> {
     let rotated = rotated(host, path)?;
     // Names carry the time of the rotation, so the first one in byte order is the oldest.
     let oldest = rotated.first().map_or(path, String::as_str);
+    let files: Vec<&str> = rotated.iter().map(String::as_str).chain([path]).collect();
+    let mut entries = counts.bring_up(host, &files, budget);
+    // A file that was renamed between being listed and being opened is missing or counted twice.
+    if self::rotated(host, path)? != rotated {
+        entries.unread.get_or_insert_with(|| "the log was rotated while it was read".to_owned());
+    }
     Ok(AuditLogFacts {
         mtime: meta.mtime,
         oldest_entry: first_entry(host, oldest),
         rotated,
         first_seen: None,
-        entries: None,
+        entries: Some(entries),
     })
 }
 

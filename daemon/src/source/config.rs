@@ -5,7 +5,7 @@ use std::sync::Arc;
 use picket_checks::{Flag, NodeConfig, Setting, Snapshot, Traps};
 use picket_host::{Host, K3sProcess, Kind, ProcessRole, ReadError};
 use picket_k3s::{
-    AcrossVersions, DirEntry, EffectiveConfig, EntryKind, FlagValue, HostFacts, K3sVersion, NodeFiles, REDACTED,
+    AcrossVersions, DirEntry, EffectiveConfig, EntryKind, FlagValue, HostFacts, K3sVersion, NodeFiles, REDACTED, Trap,
     Unreadable,
 };
 use picket_model::{Evidence, Observation, Role};
@@ -166,10 +166,35 @@ fn declared(host: &Host, configuration: &Configuration, traps: &Arc<Traps>) -> O
             None => format!("{place}: {detail}"),
         });
     }
+    if let Some(reason) = unread(configuration) {
+        return Observation::unreadable(reason);
+    }
     if !configuration.sources().iter().any(|path| is_there(host, path)) {
         return Observation::Absent;
     }
     Observation::from(Arc::new(NodeConfig { traps: Arc::clone(traps), ..node_config(configuration) }))
+}
+
+/// A part of the configuration that cannot be read: unit, drop-in of the unit or environment file. The command line beats
+/// config.yaml, so what was read elsewhere proves nothing.
+fn unread(configuration: &Configuration) -> Option<String> {
+    let in_words = |path: &Option<String>, detail: &str| match path {
+        Some(path) => format!("{path}: {detail}"),
+        None => detail.to_owned(),
+    };
+    let of_kubelet = |path: &Option<String>| path.as_deref().is_some_and(|path| path.contains("/kubelet.conf.d"));
+    let problem = configuration.problems.iter().find(|p| p.is_blindness() && !of_kubelet(&p.path));
+    let problem = problem.map(|p| in_words(&p.path, &p.detail));
+    problem.or_else(|| {
+        let blind = |detail: &str| detail.contains("cannot be read: ") || detail.contains("cannot be listed: ");
+        configuration
+            .warnings
+            .iter()
+            .filter(|w| w.trap == Trap::UnitNotUnderstood && w.line.is_none())
+            // One that is read and not understood counts unless another one is in use.
+            .find(|w| blind(&w.detail) || configuration.unit.is_none())
+            .map(|w| in_words(&w.path, &w.detail))
+    })
 }
 
 /// Whether a file of the configuration is there, be it unreadable. Folders alone configure nothing.

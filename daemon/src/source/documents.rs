@@ -32,8 +32,13 @@ pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snaps
     snapshot.encryption_state = parsed(host, &needs.encryption_state, LARGEST, |bytes, mtime| {
         EncryptionState::parse(bytes).map(|state| EncryptionState { mtime: Some(mtime), ..state })
     });
-    snapshot.audit_policies =
-        each(&needs.audit_policies, |path| parsed(host, path, LARGEST, |bytes, _| AuditPolicy::parse(bytes)));
+    // What stands there and is no policy is seen all the same: with it the API server does not start.
+    snapshot.audit_policies = each(&needs.audit_policies, |path| {
+        parsed(host, path, LARGEST, |bytes, _| match AuditPolicy::parse(bytes) {
+            Err(error) if !error.is_limit() => Ok(AuditPolicy::refused(error.to_string())),
+            read => read,
+        })
+    });
     snapshot.admission_configs =
         each(&needs.admission_configs, |path| parsed(host, path, LARGEST, |bytes, _| AdmissionConfig::parse(bytes)));
     snapshot.authentication_configs = each(&needs.authentication_configs, |path| {

@@ -1,17 +1,20 @@
 //! Tokens: form, keyed fingerprint, and since when. The token itself is wiped from memory after the look.
 
+use std::collections::BTreeSet;
+
 use picket_checks::{JoinToken, Needs, Snapshot, TokenFacts, TokenForm, UnitFacts};
 use picket_host::Host;
+use picket_k3s::Layer;
 use picket_model::{Evidence, Observation};
 
 use super::memory::Memory;
-use super::{config, parsed};
+use super::{Configuration, config, parsed};
 
 /// The largest token file; a real one has about 120 bytes.
 const LARGEST: u64 = 16 * 1024;
 
 /// Looks at the token files, at the token this node joins with, and at tokens in units.
-pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snapshot) {
+pub fn observe(host: &Host, needs: &Needs, configuration: &Configuration, memory: &Memory, snapshot: &mut Snapshot) {
     let now = snapshot.at;
     snapshot.tokens = needs
         .tokens
@@ -31,10 +34,16 @@ pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snaps
             (path.clone(), token)
         })
         .collect();
-    snapshot.units = needs
-        .units
-        .iter()
-        .map(|path| (path.clone(), parsed(host, path, config::LARGEST, |bytes, _| unit(bytes))))
+    snapshot.units = units(needs, configuration)
+        .into_iter()
+        .map(|path| {
+            let told = told(configuration, &path);
+            (path.clone(), parsed(host, &path, config::LARGEST, |bytes, _| unit(bytes, told)))
+        })
+        // A drop-in without a token says nothing that its unit does not.
+        .filter(|(path, seen)| {
+            !path.contains(".service.d/") || seen.value().is_none_or(|u| !u.token_options.is_empty())
+        })
         .collect();
     snapshot.join_token = join_token(host, snapshot);
 }
@@ -93,16 +102,48 @@ fn is_bootstrap(text: &str) -> bool {
     text.split_once('.').is_some_and(|(id, secret)| plain(id, 6) && plain(secret, 16))
 }
 
-/// The token options of a unit's command line.
-fn unit(bytes: &[u8]) -> Result<UnitFacts, BadToken> {
+/// Options whose value is a token.
+const OPTIONS: [&str; 4] = ["--token", "-t", "--agent-token", "--cluster-secret"];
+
+/// The files a command line of K3s may stand in: the units K3s installs, and the one that is in use here with its
+/// drop-ins, or the script of OpenRC.
+fn units(needs: &Needs, configuration: &Configuration) -> BTreeSet<String> {
+    let starts =
+        |path: &&String| path.ends_with(".service") || path.starts_with("/etc/init.d/") || path.contains(".service.d/");
+    needs
+        .units
+        .iter()
+        .chain(configuration.sources().iter().filter(starts))
+        .chain(&configuration.unit)
+        .cloned()
+        .collect()
+}
+
+/// The token options that the reader of K3s' configuration found on the command line in this file.
+fn told(configuration: &Configuration, path: &str) -> Vec<(String, u32)> {
+    let of = |option: &&str| configuration.options.get(option.trim_start_matches('-')).into_iter().flatten();
+    let found = OPTIONS.iter().flat_map(|option| of(option).map(move |value| (*option, value)));
+    found
+        .filter(|(_, value)| value.layer == Layer::CommandLine && value.path.as_deref() == Some(path))
+        .map(|(option, value)| (option.to_owned(), value.line.unwrap_or(1)))
+        .collect()
+}
+
+/// The token options of a unit's command line: those its text shows, and what else was told.
+fn unit(bytes: &[u8], told: Vec<(String, u32)>) -> Result<UnitFacts, BadToken> {
     let text = std::str::from_utf8(bytes).map_err(|_| BadToken::Binary)?;
-    let token_options = exec_words(text)
+    let mut token_options: Vec<(String, u32)> = exec_words(text)
         .into_iter()
         .filter_map(|(word, line)| {
             let name = word.split('=').next().unwrap_or("");
-            matches!(name, "--token" | "-t" | "--agent-token" | "--cluster-secret").then(|| (name.to_owned(), line))
+            OPTIONS.contains(&name).then(|| (name.to_owned(), line))
         })
         .collect();
+    for (name, line) in told {
+        if !token_options.iter().any(|(known, _)| *known == name) {
+            token_options.push((name, line));
+        }
+    }
     Ok(UnitFacts { token_options })
 }
 
@@ -267,7 +308,7 @@ mod tests {
             [("/usr/local/bin/k3s", 2), ("server", 3), ("--token", 4), ("it's", 5), ("--agent-token=x", 6)]
         );
         assert_eq!(
-            unit(text.as_bytes()).unwrap().token_options,
+            unit(text.as_bytes(), Vec::new()).unwrap().token_options,
             [("--token".to_owned(), 4), ("--agent-token".to_owned(), 6)]
         );
     }

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod again;
+mod audit;
 mod benchmark;
+mod engine;
 mod local;
 mod nodes;
 
@@ -54,7 +56,7 @@ fn moment() -> Timestamp {
 }
 
 fn built_in() -> Policy {
-    Policy::built_in().unwrap()
+    picketd::rules::policy().unwrap()
 }
 
 fn printed(report: &Report, form: Form) -> String {

@@ -134,10 +134,38 @@ fn a_renamed_unit_is_found() {
     + pass k3s-systemd-unit-mode | /etc/systemd/system/k3s-foo.service | mode 0644, owner root:root
     + not_applicable k3s-systemd-unit-mode | /etc/systemd/system/k3s.service | does not exist
     - pass k3s-systemd-unit-mode | /etc/systemd/system/k3s.service | mode 0644, owner root:root
+    + pass token-not-in-unit-file | /etc/systemd/system/k3s-foo.service | no token on the command line
     - pass token-not-in-unit-file | /etc/systemd/system/k3s.service | no token on the command line
-    + unknown token-not-in-unit-file | /etc/systemd/system/k3s.service: ExecStart | no unit of K3s was found
     ");
     }
+    node_with_token(Profile::DefaultServer, "/etc/systemd/system/k3s-foo.service", change);
+}
+
+/// A token on the command line that stands in this file fails on it.
+fn node_with_token(profile: Profile, path: &str, change: impl FnOnce(&Node)) {
+    let node = Node::new(profile);
+    change(&node);
+    let text = String::from_utf8(node.sample.read(path).unwrap()).unwrap();
+    node.sample.write(path, text.replacen("server \\", "server --token=hush-hush \\", 1)).unwrap();
+    let report = node.scan(&built_in());
+    let row = rows(&report, "token-not-in-unit-file")[0];
+    assert_eq!((row.status, row.subject.as_str()), (Status::Fail, path), "{row:?}");
+    assert!(row.evidence.iter().any(|e| e.path.as_deref() == Some(path) && e.line.is_some()), "{row:?}");
+    assert!(!format!("{:?}", report.verdicts).contains("hush-hush"));
+}
+
+#[test]
+fn a_token_in_a_drop_in_of_the_unit_is_found() {
+    let node = Node::new(Profile::DefaultServer);
+    let drop_in = "/etc/systemd/system/k3s.service.d/10-more.conf";
+    node.sample
+        .write(drop_in, "[Service]\nExecStart=\nExecStart=/usr/local/bin/k3s server --token hush-hush\n")
+        .unwrap();
+    let report = node.scan(&built_in());
+    let found: Vec<_> =
+        rows(&report, "token-not-in-unit-file").into_iter().filter(|v| v.status == Status::Fail).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].subject, drop_in);
 }
 
 #[test]
@@ -161,10 +189,11 @@ fn a_node_of_openrc_is_read_from_its_init_script() {
     - pass k3s-service-env-mode | /etc/systemd/system/k3s.service.env | mode 0600, owner root:root
     + not_applicable k3s-systemd-unit-mode | /etc/systemd/system/k3s.service | does not exist
     - pass k3s-systemd-unit-mode | /etc/systemd/system/k3s.service | mode 0644, owner root:root
+    + pass token-not-in-unit-file | /etc/init.d/k3s | no token on the command line
     - pass token-not-in-unit-file | /etc/systemd/system/k3s.service | no token on the command line
-    + unknown token-not-in-unit-file | /etc/systemd/system/k3s.service: ExecStart | no unit of K3s was found
     ");
     }
+    node_with_token(Profile::DefaultServer, "/etc/init.d/k3s", change);
 }
 
 #[test]
@@ -220,4 +249,28 @@ fn a_node_with_traps_has_no_pass_for_what_the_drop_in_took_away() {
         .unwrap();
     let report = node.scan(&built_in());
     assert_eq!(rows(&report, "apiserver-audit-log-path")[0].status, Status::Fail);
+}
+
+#[test]
+fn a_part_of_the_configuration_that_cannot_be_read_leaves_every_flag_unknown() {
+    for path in
+        ["/etc/systemd/system/k3s.service", "/etc/systemd/system/k3s.service.env", "/etc/rancher/k3s/config.yaml"]
+    {
+        let node = Node::new(Profile::HardenedServer);
+        // Too large to be read, for root too.
+        node.sample.append(path, "#".repeat(5 << 20)).unwrap();
+        let (policy, report) = (built_in(), node.scan(&built_in()));
+        for row in &report.verdicts {
+            let flags = policy.catalogue.get(&row.control).is_some_and(|c| c.source.component().is_some());
+            let option =
+                ["k3s-enable-pprof", "k3s-disable-traefik", "k3s-secrets-encryption-flag"].contains(&&*row.control);
+            let decided = matches!(row.status, Status::Pass | Status::Fail);
+            assert!(!(decided && (flags || option)), "{path}: {} {}", row.control, row.observed);
+        }
+    }
+    let node = Node::new(Profile::Agent);
+    node.sample.append("/etc/systemd/system/k3s-agent.service", "#".repeat(5 << 20)).unwrap();
+    let report = node.scan(&built_in());
+    let row = rows(&report, "token-secure-format")[0];
+    assert_eq!(row.status, Status::Unknown, "whether it joins another stands in what cannot be read: {row:?}");
 }

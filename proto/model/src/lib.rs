@@ -7,6 +7,7 @@
 //! | verdict: a control judged on a subject | [`Verdict`] |
 //! | finding: a failing or blind control with an identity that stays | [`Finding`] |
 //! | detection: something in the audit log that matched a rule | [`Detection`] |
+//! | need: what a detection looks for in the audit log | [`DetectionNeed`] |
 //! | event: a numbered change on the node | [`Event`] |
 //!
 //! Invariants: nothing here does I/O, waits, looks at a clock or logs. No type here holds a secret.
@@ -15,6 +16,7 @@ mod detection;
 mod event;
 mod finding;
 mod ids;
+mod need;
 mod node;
 mod observation;
 mod severity;
@@ -24,6 +26,7 @@ pub use detection::{Detection, ObjectRef};
 pub use event::{ChainHash, Event, EventBody, EventKind, Gap, GapReason};
 pub use finding::{Finding, FindingKey, FindingState, Transition, transition};
 pub use ids::{Epoch, IdError, NodeId, Seq};
+pub use need::DetectionNeed;
 pub use node::{Labels, NodeInfo, Role};
 pub use observation::{Evidence, Observation};
 pub use severity::{Severity, UnknownSeverity};

@@ -199,6 +199,99 @@ fn losses() -> Vec<Loss> {
     ]
 }
 
+/// Takes one source away: there, and unreadable.
+fn take_away(snap: &mut Snapshot, key: &SourceKey) {
+    match key {
+        SourceKey::Files(pattern) => {
+            for (path, seen) in &mut snap.files {
+                if pattern.matches(path) {
+                    *seen = blind();
+                }
+            }
+            for (path, seen) in &mut snap.folders {
+                if pattern.passes(path) {
+                    *seen = blind();
+                }
+            }
+        }
+        SourceKey::Configuration => {
+            snap.declared = blind();
+            snap.traps = blind();
+            snap.running = Observation::Absent;
+        }
+        SourceKey::KubeletDropins => blind_all(&mut snap.kubelet_dropins),
+        SourceKey::EtcdConfig => snap.etcd_config = blind(),
+        SourceKey::Sysctls => blind_all(&mut snap.sysctls),
+        SourceKey::PersistedSysctls => snap.persisted_sysctls = blind(),
+        SourceKey::Certificates => {
+            blind_all(&mut snap.certificates);
+            blind_all(&mut snap.keys);
+        }
+        SourceKey::Tokens => {
+            blind_all(&mut snap.tokens);
+            snap.join_token = blind();
+        }
+        SourceKey::Units => blind_all(&mut snap.units),
+        SourceKey::Encryption => {
+            blind_all(&mut snap.encryption_configs);
+            snap.encryption_state = blind();
+        }
+        SourceKey::AuditPolicy => blind_all(&mut snap.audit_policies),
+        SourceKey::AuditLog => blind_all(&mut snap.audit_logs),
+        SourceKey::ApiServerFiles => {
+            blind_all(&mut snap.admission_configs);
+            blind_all(&mut snap.authentication_configs);
+            blind_all(&mut snap.authorization_configs);
+        }
+        SourceKey::Registries => snap.registries = blind(),
+        SourceKey::Selinux => snap.selinux_enforcing = blind(),
+        SourceKey::Datastore => blind_all(&mut snap.datastores),
+        SourceKey::Served => snap.served.values_mut().for_each(|port| *port = blind()),
+        // What is not known of the process is another test's; time is always known.
+        SourceKey::Process | SourceKey::Clock => {}
+    }
+}
+
+#[test]
+fn every_control_that_passes_is_unknown_without_what_it_depends_on() {
+    let policy = policy();
+    let mut judged = 0;
+    for role in [Role::Server, Role::Agent] {
+        let good = node(role);
+        let before = evaluate(&good, &policy);
+        let before = worst_by_control(&before);
+        for control in policy.catalogue.controls() {
+            if before.get(control.id.as_str()) != Some(&Status::Pass) {
+                continue;
+            }
+            judged += 1;
+            let keys = depends(&good, &policy, control);
+            let mut none = good.clone();
+            keys.iter().for_each(|key| take_away(&mut none, key));
+            let after = evaluate(&none, &policy);
+            let rows = rows(&after, &control.id);
+            assert!(
+                !rows.is_empty() && rows.iter().all(|v| v.status == Status::Unknown),
+                "{role:?} {}: {rows:#?}",
+                control.id
+            );
+            // One at a time: nothing passes on another subject than before, and what was lost never fails.
+            for key in &keys {
+                let mut one = good.clone();
+                take_away(&mut one, key);
+                let after = evaluate(&one, &policy);
+                let status = worst_by_control(&after).get(control.id.as_str()).copied();
+                assert!(
+                    matches!(status, Some(Status::Pass | Status::Unknown)),
+                    "{role:?} {} without {key:?}: {status:?}",
+                    control.id
+                );
+            }
+        }
+    }
+    assert!(judged > 150, "{judged}");
+}
+
 fn worst_by_control(verdicts: &[Verdict]) -> BTreeMap<&str, Status> {
     let mut out: BTreeMap<&str, Status> = BTreeMap::new();
     for verdict in verdicts {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use picket_checks::*;
-use picket_model::{Evidence, Observation, Role, Status, Verdict};
+use picket_model::{DetectionNeed, Evidence, Observation, Role, Status, Verdict};
 
 pub(crate) const DATA: &str = DEFAULT_DATA_DIR;
 
@@ -18,7 +18,37 @@ pub(crate) fn ago(days: i64) -> Timestamp {
 }
 
 pub(crate) fn policy() -> Policy {
-    Policy::built_in().unwrap()
+    let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+    let exec = DetectionNeed {
+        rule: "exec".to_owned(),
+        stages: list(&["ResponseStarted", "ResponseComplete"]),
+        resources: list(&["pods"]),
+        subresources: list(&["exec"]),
+        verbs: list(&["get", "create"]),
+        ..DetectionNeed::default()
+    };
+    let login =
+        DetectionNeed { rule: "login".to_owned(), stages: list(&["ResponseStarted"]), ..DetectionNeed::default() };
+    let binding = DetectionNeed {
+        rule: "binding".to_owned(),
+        bodies: true,
+        stages: list(&["ResponseComplete"]),
+        groups: list(&["rbac.authorization.k8s.io"]),
+        resources: list(&["clusterrolebindings"]),
+        verbs: list(&["create", "update", "patch"]),
+        ..DetectionNeed::default()
+    };
+    let privileged =
+        DetectionNeed { rule: "privileged".to_owned(), bodies: true, pods: true, ..DetectionNeed::default() };
+    let token = DetectionNeed {
+        rule: "token".to_owned(),
+        bodies: true,
+        resources: list(&["serviceaccounts"]),
+        subresources: list(&["token"]),
+        verbs: list(&["create"]),
+        ..DetectionNeed::default()
+    };
+    Policy { detections: [exec, login, binding, privileged, token].into(), ..Policy::built_in().unwrap() }
 }
 
 pub(crate) fn setting(value: &str) -> Setting {
@@ -185,6 +215,12 @@ pub(crate) const POLICY: &str = "
 apiVersion: audit.k8s.io/v1
 kind: Policy
 rules:
+- level: RequestResponse
+  verbs: [create, update, patch]
+  resources:
+  - group: rbac.authorization.k8s.io
+    resources: [clusterroles, clusterrolebindings]
+  - group: apps
 - level: Metadata
 ";
 

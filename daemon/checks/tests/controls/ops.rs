@@ -525,8 +525,43 @@ fn audit_log() {
     assert_eq!(status(&snap, "audit-log-anonymous-allowed"), Fail);
     set(&mut snap, |l| l.entries.as_mut().unwrap().total = 0);
     assert_eq!(status(&snap, "audit-log-anonymous-allowed"), Unknown);
+    set(&mut snap, |l| l.entries.as_mut().unwrap().unread = Some("some of it cannot be read".to_owned()));
+    for control in ["audit-log-no-secret-bodies", "audit-log-anonymous-allowed", "audit-log-system-masters-use"] {
+        assert_eq!(status(&snap, control), Unknown, "{control} passes on a part of the log");
+    }
+    set(&mut snap, |l| {
+        let entries = l.entries.as_mut().unwrap();
+        entries.unread = Some("some of it cannot be read".to_owned());
+        entries.secret_bodies.count = 1;
+    });
+    assert_eq!(status(&snap, "audit-log-no-secret-bodies"), Fail, "what was read is enough");
     assert_eq!(status(&with_flag("kube-apiserver", "audit-log-path", &["-"]), "audit-log-fresh"), Unknown);
     assert!(rows(&evaluate(&snap, &policy()), "audit-log-privileged-verbs").is_empty(), "detections are not rows");
+}
+
+#[test]
+fn requests_of_masters_count_unless_they_come_from_a_server() {
+    let log = "/var/log/k3s/audit.log";
+    let from = |snap: &mut Snapshot, ip: &str| {
+        let Some(Observation::Value { value }) = snap.audit_logs.get_mut(log) else { panic!() };
+        let line = format!(
+            r#"{{"auditID":"1","user":{{"username":"system:admin","groups":["system:masters"]}},"sourceIPs":["{ip}"]}}"#
+        );
+        value.entries.as_mut().unwrap().add(line.as_bytes(), log, 7);
+    };
+    let control = "audit-log-system-masters-use";
+    let mut snap = server();
+    from(&mut snap, "127.0.0.1");
+    assert_eq!(status(&snap, control), Pass);
+    from(&mut snap, "10.0.0.1");
+    assert_eq!(status(&snap, control), Unknown, "no address of a server is known");
+    let crt = "/var/lib/rancher/k3s/server/tls/serving-kube-apiserver.crt";
+    let Some(Observation::Value { value }) = snap.certificates.get_mut(crt) else { panic!() };
+    value[0].sans = vec!["kubernetes".to_owned(), "10.43.0.1".to_owned(), "10.0.0.1".to_owned()];
+    assert_eq!(status(&snap, control), Pass, "the server's own address");
+    from(&mut snap, "192.0.2.7");
+    let row = &rows(&evaluate(&snap, &policy()), control)[0].clone();
+    assert_eq!((row.status, row.evidence[0].line), (Fail, Some(7)), "{row:?}");
 }
 
 #[test]

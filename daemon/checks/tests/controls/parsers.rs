@@ -68,7 +68,7 @@ proptest! {
         let _ = AuditPolicy::parse(&bytes);
         let _ = EncryptionConfig::parse(&bytes);
         let _ = EncryptionState::parse(&bytes);
-        AuditEntries::default().add(&bytes, "/audit.log", 1, None);
+        AuditEntries::default().add(&bytes, "/audit.log", 1);
         let _ = AdmissionConfig::parse(&bytes);
         let _ = AuthenticationConfig::parse(&bytes);
         let _ = AuthorizationConfig::parse(&bytes);
@@ -98,7 +98,6 @@ proptest! {
 #[test]
 fn entries_of_an_audit_log_are_counted_without_their_bodies() {
     let mut entries = AuditEntries::default();
-    let own = ["10.0.0.1".parse().unwrap()];
     for (n, line) in [
         r#"{"auditID":"1","user":{"username":"a"},"objectRef":{"resource":"secrets"},"requestObject":{"data":{"k":"Z2VoZWlt"}}}"#,
         r#"{"auditID":"2","user":{"username":"a"},"objectRef":{"resource":"secrets"}}"#,
@@ -107,23 +106,33 @@ fn entries_of_an_audit_log_are_counted_without_their_bodies() {
         r#"{"auditID":"5","user":{"username":"system:admin","groups":["system:masters"]},"sourceIPs":["192.0.2.7","10.0.0.1"]}"#,
         r#"{"auditID":"6","user":{"username":"system:anonymous"},"requestURI":"/api?x=1","responseStatus":{"code":200}}"#,
         r#"{"auditID":"7","user":{"username":"system:anonymous"},"requestURI":"/apis","responseStatus":{"code":403}}"#,
+        r#"{"auditID":"8","user":{"username":"system:apiserver","groups":["system:masters"]},"sourceIPs":["192.0.2.9"]}"#,
+        r#"{"auditID":"9","user":{"username":"system:admin","groups":["system:masters"]},"sourceIPs":["::1"]}{"auditID":"10"}"#,
+        "\0\0{\"auditID\":\"11\"}",
         "half a li",
+        "{\"objectRef\":{\"resource\":\"secrets\"}}",
     ]
     .iter()
     .enumerate()
     {
-        entries.add(line.as_bytes(), "/audit.log", u32::try_from(n).unwrap() + 1, Some(&own));
+        entries.add(line.as_bytes(), "/audit.log", u32::try_from(n).unwrap() + 1);
     }
-    assert_eq!((entries.total, entries.malformed), (7, 1));
-    assert_eq!((entries.secret_bodies.count, entries.foreign_masters.count), (2, 1));
-    assert_eq!(entries.foreign_masters.first.as_ref().unwrap().line, Some(4));
+    assert_eq!((entries.total, entries.malformed), (11, 2));
+    assert_eq!(entries.secret_bodies.count, 2);
+    let from: Vec<_> =
+        entries.masters.iter().map(|(ip, c)| (ip.to_string(), c.count, c.first.as_ref().unwrap().line)).collect();
+    assert_eq!(from, [("10.0.0.1".to_owned(), 1, Some(5)), ("192.0.2.7".to_owned(), 1, Some(4))]);
     assert_eq!(entries.anonymous_allowed, ["/api"]);
     assert!(!format!("{entries:?}").contains("Z2VoZWlt"));
-    entries.add(
-        br#"{"auditID":"8","user":{"groups":["system:masters"]},"sourceIPs":["10.0.0.9"]}"#,
-        "/audit.log",
-        9,
-        None,
-    );
-    assert_eq!(entries.masters_elsewhere, 1);
+    let mut more = AuditEntries::default();
+    for n in 0..200 {
+        let line = format!(
+            r#"{{"auditID":"a","user":{{"groups":["system:masters"],"username":"system:anonymous"}},"sourceIPs":["10.0.1.{n}"],"requestURI":"/healthz/{n}","responseStatus":{{"code":200}}}}"#
+        );
+        more.add(line.as_bytes(), "/audit.log", n + 1);
+    }
+    assert_eq!((more.masters.len(), more.masters_elsewhere, more.anonymous_allowed.len()), (100, 100, 100));
+    assert!(more.unread.is_some(), "what did not fit is not forgotten");
+    entries.merge(&more);
+    assert_eq!((entries.total, entries.masters.len(), entries.masters_elsewhere), (211, 100, 102));
 }

@@ -1,6 +1,6 @@
 //! What apply, append, acknowledge and pressure do, one rule a test.
 
-use picket_model::{EventBody, EventKind, FindingState, GapReason, Seq, Severity, Status};
+use picket_model::{EventBody, EventKind, FindingState, GapReason, Seq, Severity, Status, Verdict};
 
 use super::fake::FakeDisk;
 use super::{Sink, at, cursor, detection, mark, open, small, verdict};
@@ -23,6 +23,20 @@ fn verdicts_become_changes_and_silence_is_no_change() {
     assert_eq!(all.resolved.len(), 1);
     assert_eq!(all.resolved[0].observed, "no longer applies");
     assert_eq!(ledger.findings().map(|f| f.subject.as_str()).collect::<Vec<_>>(), ["1"]);
+}
+
+#[test]
+fn what_is_said_of_some_controls_leaves_the_others_alone() {
+    let disk = FakeDisk::default();
+    let mut ledger = open(&disk, small()).0;
+    let of = |control: &str, subject: u32| Verdict { control: control.into(), ..verdict(subject, Status::Fail, "bad") };
+    ledger.apply(&[of("a", 1), of("a", 2), of("b", 1)], true, at(1)).unwrap();
+    let said = ledger.apply_of(&["a".to_owned()].into(), &[of("a", 2)], at(2)).unwrap();
+    assert_eq!((said.opened.len(), said.changed.len(), said.resolved.len()), (0, 0, 1));
+    assert_eq!(
+        ledger.findings().map(|f| (f.control.as_str(), f.subject.as_str())).collect::<Vec<_>>(),
+        [("a", "2"), ("b", "1")]
+    );
 }
 
 #[test]
