@@ -383,6 +383,7 @@ pub enum Op {
     StoredSecrets,
     LeafFirst,
     IssuedByNext,
+    SignedByCa,
     MatchesKey,
     NoCaKeys,
     NoKeysInBackups,

@@ -4,6 +4,7 @@
 
 mod again;
 mod benchmark;
+mod chains;
 mod local;
 mod nodes;
 

@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod cert_files;
+mod chains;
 mod evidence;
 mod good;
 mod ops;
