@@ -1,124 +1,107 @@
 //! What to write where, so that a control passes: lines for K3s' configuration in the form that keeps K3s' own
-//! defaults, and what has to be restarted.
+//! defaults, files that go with them, and what has to be restarted.
 
-use std::collections::BTreeMap;
+mod drop_in;
 
-use picket_checks::{Control, Modifier, Op, Source};
+use picket_checks::{Control, DEFAULT_DATA_DIR, Modifier, NodeConfig, Op, Source};
 use picket_model::Role;
-use serde_json::Value;
 
-/// A setting in a file of `config.yaml.d`.
+pub use drop_in::{DropIn, NotOurs, Setting};
+
+/// A file that a setting names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Setting {
-    /// `key: value`: replaces what earlier files say.
-    Value(String),
-    /// `key+:` and a list: adds to what earlier files say.
-    Items(Vec<String>),
+pub struct Companion {
+    /// Its path.
+    pub path: String,
+    /// Whether the node's configuration names it already, so that the text is to be added to it.
+    pub exists: bool,
+    /// What it has to hold, or what has to be added.
+    pub text: String,
 }
 
-/// Settings by key, as they stand in a drop-in.
+/// What makes a control pass.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct DropIn(pub BTreeMap<String, Setting>);
-
-/// The first line of a file that picket wrote.
-const MARK: &str = "# Written by `picketd fix`. Lists add to those of earlier files (key+).";
-
-/// A drop-in that cannot be added to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("line {0} is not of the form picket writes; add the lines by hand")]
-pub struct NotOurs(pub usize);
-
-impl DropIn {
-    /// Reads what [`DropIn::print`] wrote. Anything else was put there by somebody and is left alone.
-    ///
-    /// # Errors
-    /// [`NotOurs`].
-    pub fn parse(text: &str) -> Result<Self, NotOurs> {
-        let mut out = Self::default();
-        let mut list: Option<String> = None;
-        for (number, line) in text.lines().enumerate() {
-            let bad = || NotOurs(number + 1);
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            if let Some(item) = line.strip_prefix("- ") {
-                let item: String = serde_json::from_str(item).map_err(|_| bad())?;
-                let key = list.as_ref().ok_or_else(bad)?;
-                match out.0.entry(key.clone()).or_insert_with(|| Setting::Items(Vec::new())) {
-                    Setting::Items(items) => items.push(item),
-                    Setting::Value(_) => return Err(bad()),
-                }
-            } else if let Some(key) = line.strip_suffix("+:") {
-                list = Some(key.to_owned());
-            } else {
-                let (key, value) = line.split_once(": ").ok_or_else(bad)?;
-                let value: String = serde_json::from_str(value).map_err(|_| bad())?;
-                out.0.insert(key.to_owned(), Setting::Value(value));
-                list = None;
-            }
-        }
-        Ok(out)
-    }
-
-    /// Adds a setting. A flag that is given already is replaced; a list flag (`name+=`) keeps its other values.
-    pub fn add(&mut self, key: &str, setting: Setting) {
-        match (self.0.get_mut(key), setting) {
-            (Some(Setting::Items(old)), Setting::Items(new)) => {
-                for item in new {
-                    if let Some((name, _)) = item.split_once('=').filter(|(name, _)| !name.ends_with('+')) {
-                        old.retain(|o| o.split_once('=').is_none_or(|(n, _)| n != name));
-                    }
-                    if !old.contains(&item) {
-                        old.push(item);
-                    }
-                }
-            }
-            (_, setting) => {
-                self.0.insert(key.to_owned(), setting);
-            }
-        }
-    }
-
-    /// The settings alone, as they stand in a file. Texts are quoted: YAML 1.1 reads numbers and booleans out of
-    /// unquoted ones. (JSON's way to quote is YAML's too.)
-    pub fn lines(&self) -> Vec<String> {
-        let quoted = |text: &str| Value::from(text).to_string();
-        let mut out = Vec::new();
-        for (key, setting) in &self.0 {
-            match setting {
-                Setting::Value(value) => out.push(format!("{key}: {}", quoted(value))),
-                Setting::Items(items) => {
-                    out.push(format!("{key}+:"));
-                    out.extend(items.iter().map(|item| format!("- {}", quoted(item))));
-                }
-            }
-        }
-        out
-    }
-
-    /// The whole file.
-    pub fn print(&self) -> String {
-        let mut text = format!("{MARK}\n");
-        for line in self.lines() {
-            text.push_str(&line);
-            text.push('\n');
-        }
-        text
-    }
+pub struct Advice {
+    /// Settings.
+    pub settings: DropIn,
+    /// A file without which they do nothing, or keep the API server from starting.
+    pub file: Option<Companion>,
 }
 
-/// The settings that make a control pass; none where that is not a matter of one setting.
-pub fn drop_in(control: &Control) -> Option<DropIn> {
+/// An audit policy that the controls on policies pass: bodies of what may hold a secret are never logged.
+const AUDIT_POLICY: &str = include_str!("advice/audit.yaml");
+/// The head of an admission configuration.
+const ADMISSION: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n";
+/// Its section on pods.
+const POD_SECURITY: &str = include_str!("advice/pod-security.yaml");
+/// Its section on floods of events.
+const EVENT_RATE_LIMIT: &str = include_str!("advice/event-rate-limit.yaml");
+
+/// What makes a control pass; none where that is not a matter of settings. `config` is what is set now.
+pub fn of(control: &Control, data_dir: &str, config: Option<&NodeConfig>) -> Option<Advice> {
+    let set = |flag: &str| -> Option<String> {
+        let values = config?.components.get("kube-apiserver")?.get(flag)?.possible.first()?;
+        values.last().map(|setting| setting.value.clone()).filter(|value| !value.is_empty())
+    };
+    let mut advice = Advice::default();
+    let mut items: Vec<String> = Vec::new();
+    let admission = |section: &str, items: &mut Vec<String>| {
+        let flag = "admission-control-config-file";
+        let current = set(flag);
+        let path = current.clone().unwrap_or_else(|| format!("{data_dir}/server/psa.yaml"));
+        let exists = current.is_some();
+        if !exists {
+            items.push(format!("{flag}={path}"));
+        }
+        let text = if exists { section.to_owned() } else { format!("{ADMISSION}{section}") };
+        Some(Companion { path, exists, text })
+    };
+    match control.id.as_str() {
+        // K3s makes the file and passes the flag itself.
+        "apiserver-encryption-provider-config" => {
+            advice.settings.add("secrets-encryption", Setting::Value("true".to_owned()));
+        }
+        "psa-defaults-enforced" => advice.file = admission(POD_SECURITY, &mut items),
+        "apiserver-event-rate-limit" => {
+            items.push("enable-admission-plugins+=EventRateLimit".to_owned());
+            advice.file = admission(EVENT_RATE_LIMIT, &mut items);
+        }
+        // A log without a policy stays empty, and so does a policy without a log.
+        "apiserver-audit-log-path" | "audit-policy-file-set" => {
+            if set("audit-log-path").is_none() {
+                items.push(format!("audit-log-path={data_dir}/server/logs/audit.log"));
+            }
+            if set("audit-policy-file").is_none() || control.id == "audit-policy-file-set" {
+                let path = set("audit-policy-file").unwrap_or_else(|| format!("{data_dir}/server/audit.yaml"));
+                items.push(format!("audit-policy-file={path}"));
+                advice.file = Some(Companion { path, exists: false, text: AUDIT_POLICY.to_owned() });
+            }
+        }
+        // Values of a list add up: what somebody allowed goes away only where they wrote it.
+        _ if control.expected.op == Op::SubsetOf && is_set_by_somebody(control, config) => return None,
+        _ => return plain(control, data_dir).map(|settings| Advice { settings, file: None }),
+    }
+    if !items.is_empty() {
+        advice.settings.add("kube-apiserver-arg", Setting::Items(items));
+    }
+    Some(advice)
+}
+
+fn is_set_by_somebody(control: &Control, config: Option<&NodeConfig>) -> bool {
+    let flags = config.zip(control.source.component()).and_then(|(config, name)| config.components.get(name));
+    let flag = control.what.first().and_then(|name| flags?.get(name.strip_prefix("--")?));
+    flag.into_iter()
+        .flat_map(|flag| flag.possible.iter().flatten())
+        .any(|setting| setting.evidence.layer.as_deref() != Some("k3s-default"))
+}
+
+/// The settings that make a control pass whatever else is set; none where that is not a matter of settings alone.
+pub fn plain(control: &Control, data_dir: &str) -> Option<DropIn> {
     let name = control.what.first()?;
     let mut out = DropIn::default();
-    if let Some(flag) = name.strip_prefix("--") {
+    if name.starts_with("--") {
         let key = format!("{}-arg", argument_option(control.source)?);
-        let item = match control.expected.op {
-            // A list of K3s' own or of the user stays as it is: `+=`.
-            Op::Has => format!("{flag}+={}", value(control)?),
-            _ => format!("{flag}={}", value(control)?),
-        };
-        out.add(&key, Setting::Items(vec![item]));
+        out.add(&key, Setting::Items(flags(control, data_dir)?));
         return Some(out);
     }
     let option = matches!(control.source, Source::K3s | Source::Kubelet) && !name.contains([' ', '.', '/', ':']);
@@ -127,10 +110,30 @@ pub fn drop_in(control: &Control) -> Option<DropIn> {
     }
     let setting = match control.expected.op {
         Op::Has => Setting::Items(vec![value(control)?]),
+        Op::SubsetOf => return None,
         _ => Setting::Value(value(control)?),
     };
     out.add(name, setting);
     Some(out)
+}
+
+/// `name=value` for each flag a control asks for.
+fn flags(control: &Control, data_dir: &str) -> Option<Vec<String>> {
+    let values = if control.expected.is(Modifier::All) {
+        control.expected.list(Modifier::Suggested)
+    } else {
+        vec![value(control)?]
+    };
+    let names = control.what.iter().map_while(|name| name.strip_prefix("--"));
+    let items: Vec<String> = names
+        .zip(values)
+        .map(|(name, value)| {
+            let value = value.replace(DEFAULT_DATA_DIR, data_dir);
+            // A list of K3s' own or of the user stays as it is: `+=`.
+            if control.expected.op == Op::Has { format!("{name}+={value}") } else { format!("{name}={value}") }
+        })
+        .collect();
+    (!items.is_empty()).then_some(items)
 }
 
 /// The value to write: one that the control's op takes.
@@ -138,9 +141,14 @@ fn value(control: &Control) -> Option<String> {
     let expected = &control.expected;
     let suggested = || expected.list(Modifier::Suggested).into_iter().next();
     match expected.op {
+        // What is judged is the inside of the file the flag names.
+        _ if expected.get(Modifier::AndConfigSection).is_some() => None,
         Op::Eq | Op::In | Op::Has | Op::ModeAtMost => expected.values().into_iter().next(),
         Op::Ge => suggested().or_else(|| expected.values().into_iter().next()),
         Op::Gt | Op::Set => suggested(),
+        Op::SubsetOf => Some(expected.values().join(",")),
+        Op::Ne => suggested().or_else(|| (expected.text() == "false").then(|| "true".to_owned())),
+        Op::DurationBetween => expected.list(Modifier::Default).into_iter().next(),
         _ => None,
     }
 }
@@ -182,12 +190,12 @@ mod tests {
 
     fn lines(id: &str) -> Vec<String> {
         let catalogue = Catalogue::built_in().unwrap();
-        drop_in(catalogue.get(id).unwrap()).map(|d| d.lines()).unwrap_or_default()
+        of(catalogue.get(id).unwrap(), "/data", None).map(|a| a.settings.lines()).unwrap_or_default()
     }
 
     #[test]
     fn lines_keep_what_k3s_and_earlier_files_set() {
-        let table: [(&str, &[&str]); 9] = [
+        let table: [(&str, &[&str]); 15] = [
             (
                 "apiserver-deny-service-external-ips",
                 &["kube-apiserver-arg+:", "- \"enable-admission-plugins+=DenyServiceExternalIPs\""],
@@ -199,35 +207,33 @@ mod tests {
             ("kubelet-protect-kernel-defaults", &["protect-kernel-defaults: \"true\""]),
             ("k3s-write-kubeconfig-mode", &["write-kubeconfig-mode: \"0600\""]),
             ("k3s-disable-traefik", &["disable+:", "- \"traefik\""]),
-            ("apiserver-audit-log-path", &[]),
+            (
+                "apiserver-audit-log-path",
+                &[
+                    "kube-apiserver-arg+:",
+                    "- \"audit-log-path=/data/server/logs/audit.log\"",
+                    "- \"audit-policy-file=/data/server/audit.yaml\"",
+                ],
+            ),
+            ("apiserver-encryption-provider-config", &["secrets-encryption: \"true\""]),
+            (
+                "psa-defaults-enforced",
+                &["kube-apiserver-arg+:", "- \"admission-control-config-file=/data/server/psa.yaml\""],
+            ),
+            (
+                "apiserver-kubelet-client-cert",
+                &[
+                    "kube-apiserver-arg+:",
+                    "- \"kubelet-client-certificate=/data/server/tls/client-kube-apiserver.crt\"",
+                    "- \"kubelet-client-key=/data/server/tls/client-kube-apiserver.key\"",
+                ],
+            ),
+            ("kcm-terminated-pod-gc", &["kube-controller-manager-arg+:", "- \"terminated-pod-gc-threshold=10\""]),
+            ("apiserver-token-auth-file-unset", &[]),
+            ("apiserver-request-timeout", &["kube-apiserver-arg+:", "- \"request-timeout=60s\""]),
         ];
         for (id, wanted) in table {
             assert_eq!(lines(id), wanted, "{id}");
-        }
-    }
-
-    #[test]
-    fn a_drop_in_is_read_back_and_added_to() {
-        let mut one = DropIn::default();
-        one.add(
-            "kube-apiserver-arg",
-            Setting::Items(vec!["audit-log-maxage=10".into(), "enable-admission-plugins+=A".into()]),
-        );
-        one.add("write-kubeconfig-mode", Setting::Value("0600".into()));
-        let mut again = DropIn::parse(&one.print()).unwrap();
-        assert_eq!(again, one);
-        again.add(
-            "kube-apiserver-arg",
-            Setting::Items(vec!["audit-log-maxage=30".into(), "enable-admission-plugins+=B".into()]),
-        );
-        let wanted = ["enable-admission-plugins+=A", "audit-log-maxage=30", "enable-admission-plugins+=B"];
-        assert_eq!(again.0["kube-apiserver-arg"], Setting::Items(wanted.map(str::to_owned).to_vec()));
-    }
-
-    #[test]
-    fn what_somebody_else_wrote_is_not_taken_for_ours() {
-        for (text, line) in [("a:\n  - b\n", 1), ("# x\n- \"b\"\n", 2), ("a: b\n", 1), ("a: [1]\n", 1)] {
-            assert_eq!(DropIn::parse(text), Err(NotOurs(line)), "{text}");
         }
     }
 }

@@ -8,7 +8,7 @@ mod step;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use picket_checks::{Control, Modifier, Op, Source};
+use picket_checks::{Control, DEFAULT_DATA_DIR, Modifier, Op, Source};
 use picket_host::{Host, Kind};
 use picket_model::{Status, Verdict};
 
@@ -27,7 +27,7 @@ const DROP_IN: &str = "90-picket.yaml";
 
 /// Controls on K3s' configuration that one setting decides and that cannot keep a cluster from starting. Encryption,
 /// datastores, networks and what needs a file beside the setting are a person's work.
-const BY_SETTING: [&str; 21] = [
+const BY_SETTING: [&str; 25] = [
     "apiserver-always-pull-images",
     "apiserver-audit-log-maxage",
     "apiserver-audit-log-maxbackup",
@@ -35,6 +35,7 @@ const BY_SETTING: [&str; 21] = [
     "apiserver-deny-service-external-ips",
     "apiserver-node-restriction",
     "apiserver-profiling-off",
+    "apiserver-request-timeout",
     "apiserver-sa-token-no-extension",
     "apiserver-service-account-lookup",
     "ccm-bind-loopback",
@@ -42,11 +43,14 @@ const BY_SETTING: [&str; 21] = [
     "k3s-write-kubeconfig-mode",
     "kcm-bind-loopback",
     "kcm-profiling-off",
+    "kcm-terminated-pod-gc",
     "kcm-use-service-account-credentials",
     "kubelet-iptables-util-chains",
     "kubelet-pod-pids-limit",
     "kubelet-read-only-port",
     "kubelet-seccomp-default",
+    "kubelet-streaming-timeout",
+    "kubelet-tls-ciphers",
     "scheduler-bind-loopback",
     "scheduler-profiling-off",
 ];
@@ -103,7 +107,7 @@ pub fn can(control: &Control) -> bool {
 }
 
 fn by_setting(control: &Control) -> bool {
-    BY_SETTING.contains(&control.id.as_str()) && advice::drop_in(control).is_some()
+    BY_SETTING.contains(&control.id.as_str()) && advice::plain(control, DEFAULT_DATA_DIR).is_some()
 }
 
 /// The path of picket's own file beside the configuration file K3s reads; none where K3s reads none.
@@ -130,7 +134,10 @@ pub fn plan(host: &Host, configuration: &Configuration, data_dir: &str, wanted: 
         let mut planned = false;
         match control.expected.op {
             _ if !can(control) => {
-                plan.refuse(control, &control.id, "picket does not repair this; see `picketd explain`")
+                let remedy = &control.remedy;
+                let reason =
+                    format!("picket does not repair this. What to do: {remedy} (`picketd explain {}`)", control.id);
+                plan.refuse(control, &control.id, &reason);
             }
             Op::ModeAtMost | Op::OwnerIs if !by_setting(control) => {
                 for row in failing {
@@ -151,7 +158,7 @@ pub fn plan(host: &Host, configuration: &Configuration, data_dir: &str, wanted: 
                 }
             }
             _ => {
-                for (key, setting) in advice::drop_in(control).unwrap_or_default().0 {
+                for (key, setting) in advice::plain(control, data_dir).unwrap_or_default().0 {
                     settings.add(&key, setting);
                     planned = true;
                 }

@@ -10,6 +10,7 @@ pub mod files;
 pub mod keys;
 pub mod memory;
 pub mod served;
+mod signatures;
 pub mod start;
 pub mod sysctls;
 pub mod tokens;

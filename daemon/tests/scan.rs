@@ -192,7 +192,7 @@ fn bad_certificates_are_unknown_with_a_reason() {
     let pipe = |at: &Path| nix::unistd::mkfifo(at, nix::sys::stat::Mode::S_IRUSR).unwrap();
     unknown_because(&path, pipe, "named pipe");
     unknown_because(&path, |at| fs::create_dir(at).unwrap(), "folder");
-    unknown_because(&path, |at| fs::write(at, [0xff; 100]).unwrap(), "not a text file");
+    unknown_because(&path, |at| fs::write(at, [0xff; 100]).unwrap(), "no certificate in it");
     unknown_because(&path, |at| fs::write(at, vec![b'x'; 10 << 20]).unwrap(), "larger than");
     unknown_because(&path, |at| symlink("client-admin.crt", at).unwrap(), "circle");
     unknown_because(&path, |at| fs::write(at, "").unwrap(), "no certificate");

@@ -184,7 +184,9 @@ impl AuditPolicy {
         let mut met = Vec::new();
         for (index, rule) in self.rules.iter().enumerate() {
             let cover = rule.covers(request);
-            if cover == Cover::None || met.iter().any(|m: &Met<'_>| m.rule.is_some_and(|(_, r)| r.shadows(rule, request))) {
+            if cover == Cover::None
+                || met.iter().any(|m: &Met<'_>| m.rule.is_some_and(|(_, r)| r.shadows(rule, request)))
+            {
                 continue;
             }
             met.push(Met { rule: Some((index, rule)), level: rule.effective_level() });

@@ -385,6 +385,7 @@ pub enum Op {
     StoredSecrets,
     LeafFirst,
     IssuedByNext,
+    SignedByCa,
     MatchesKey,
     NoCaKeys,
     NoKeysInBackups,

@@ -173,7 +173,9 @@ fn judge(ctx: Context<'_>, control: &Control, depth: u8) -> Vec<Row> {
     }
     // 5. and 6. Source and op.
     match control.source {
-        Source::ClusterApi => alone(Status::Unknown, "needs access to the API of the cluster".to_owned()),
+        Source::ClusterApi => {
+            alone(Status::Unknown, "needs cluster access: only the API of the cluster can tell".to_owned())
+        }
         _ if is_combination(control) => combination(ctx, control, depth),
         Source::FileMode | Source::FileOwner => judge_files::judge(ctx, control),
         Source::Sysctl => judge_sysctl::judge(ctx, control),

@@ -1,4 +1,5 @@
-//! Certificates as files: their order, their keys, what was left behind, and what is served instead.
+//! Certificates as files: their order, their keys, what was left behind, and what is served instead. Who signed them:
+//! `judge_chains`.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +8,7 @@ use picket_model::{Evidence, Observation, Role, Status};
 
 use crate::catalogue::{Control, Op};
 use crate::context::{Context, NO_ROLE};
+use crate::judge_chains;
 use crate::judge_files::{select, subject};
 use crate::judge_flags::why_not;
 use crate::judge_x509::node_certificates;
@@ -17,14 +19,24 @@ use crate::snapshot::{CertFacts, ServedFacts};
 
 /// Whether an op is judged here.
 pub(crate) const fn is_mine(op: Op) -> bool {
-    matches!(op, Op::LeafFirst | Op::IssuedByNext | Op::MatchesKey | Op::NoCaKeys | Op::NoKeysInBackups | Op::Served)
+    matches!(
+        op,
+        Op::LeafFirst
+            | Op::IssuedByNext
+            | Op::SignedByCa
+            | Op::MatchesKey
+            | Op::NoCaKeys
+            | Op::NoKeysInBackups
+            | Op::Served
+    )
 }
 
 /// Judges a control of which [`is_mine`] is true.
 pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     let rows = match control.expected.op {
         Op::LeafFirst => each(ctx, leaf_first),
-        Op::IssuedByNext => each(ctx, issuer_in_bundle),
+        Op::IssuedByNext => each(ctx, judge_chains::in_bundle),
+        Op::SignedByCa => each(ctx, |path, list| judge_chains::by_ca(ctx, path, list)),
         Op::MatchesKey => each(ctx, |path, list| matches_key(ctx, path, list)),
         Op::NoCaKeys | Op::NoKeysInBackups => return left_behind(ctx, control),
         Op::Served => return served(ctx, control),
@@ -42,7 +54,7 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
 }
 
 /// Whether a file is that of an authority, by K3s' names.
-fn is_ca_file(path: &str) -> bool {
+pub(crate) fn is_ca_file(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|name| name.contains("-ca."))
 }
 
@@ -86,18 +98,7 @@ fn leaf_first(path: &str, list: &[CertFacts]) -> Option<Row> {
     Some(told(path, Status::Fail, words))
 }
 
-fn issuer_in_bundle(path: &str, list: &[CertFacts]) -> Option<Row> {
-    if is_ca_file(path) || list.len() < 2 {
-        return None;
-    }
-    let leaf = list.iter().find(|c| !c.is_ca)?;
-    let found = list.iter().any(|c| c.is_ca && c.subject == leaf.issuer);
-    let words = if found { "is in the bundle" } else { "is not in the bundle" };
-    let status = if found { Status::Pass } else { Status::Fail };
-    Some(told(path, status, format!("its issuer {} {words}", leaf.issuer)))
-}
-
-fn told(path: &str, status: Status, words: String) -> Row {
+pub(crate) fn told(path: &str, status: Status, words: String) -> Row {
     Row::new(path, status, words.clone()).with(Evidence::at(path.to_owned(), words))
 }
 

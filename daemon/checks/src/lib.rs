@@ -20,6 +20,7 @@ mod encryption;
 mod evaluate;
 mod judge_audit;
 mod judge_cert_files;
+mod judge_chains;
 mod judge_datastore;
 mod judge_detections;
 mod judge_files;

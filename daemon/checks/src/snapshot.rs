@@ -274,6 +274,27 @@ pub struct CertFacts {
     pub sha256: String,
     /// Subject alternative names.
     pub sans: Vec<String>,
+    /// The keys that could have made its signature: those of the node's certificates that bear its issuer's name.
+    pub signers: Vec<Signer>,
+}
+
+/// A key under the name of a certificate's issuer. The name alone proves nothing: a CA made anew may bear the old name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signer {
+    /// The key, as in [`CertFacts::key_sha256`].
+    pub key_sha256: String,
+    /// Whether the signature was made with it; none where the algorithm cannot be checked.
+    pub made_it: Option<bool>,
+}
+
+impl CertFacts {
+    /// Whether the key of a CA made this certificate's signature; none where that is not known.
+    pub fn is_signed_by(&self, ca: &Self) -> Option<bool> {
+        if self.issuer != ca.subject {
+            return Some(false);
+        }
+        self.signers.iter().find(|signer| signer.key_sha256 == ca.key_sha256).and_then(|signer| signer.made_it)
+    }
 }
 
 /// A private key, without it.

@@ -64,6 +64,8 @@ struct Row {
     not_after: Timestamp,
     /// Whole days left, rounded down: negative once it has expired.
     days_left: i64,
+    /// `valid`, `expired` or `not_yet_valid`.
+    validity: &'static str,
     /// `ca`, `server`, `client`, `server,client` or `leaf`.
     kind: &'static str,
     /// `file`, `kubeconfig` or `dynamic-cert`.
@@ -146,6 +148,11 @@ fn row(file: &str, certificate: certificates::Certificate, at: Timestamp) -> Row
         file: file.to_owned(),
         index: facts.index,
         days_left: (facts.not_after.as_second() - at.as_second()).div_euclid(86_400),
+        validity: match at {
+            at if at > facts.not_after => "expired",
+            at if at < facts.not_before => "not_yet_valid",
+            _ => "valid",
+        },
         subject: facts.subject,
         issuer: facts.issuer,
         not_before: facts.not_before,
@@ -173,7 +180,11 @@ fn table(certificates: &Certificates, style: Style, out: &mut dyn Write) -> std:
             printable(&row.issuer),
             row.kind.to_owned(),
             row.not_after.to_string(),
-            row.days_left.to_string(),
+            match row.validity {
+                "not_yet_valid" => format!("{}, not yet valid", row.days_left),
+                "expired" => format!("{}, expired", row.days_left),
+                _ => row.days_left.to_string(),
+            },
         ]);
     }
     table::print(&table, out)?;

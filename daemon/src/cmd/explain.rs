@@ -78,16 +78,28 @@ fn explain(policy: &Policy, control: &Control, rows: &[&Verdict], seen: &Seen, o
         }
     }
     writeln!(out, "\nWhat to do\n  {}", printable(rows.first().map_or(&control.remedy, |row| &row.remedy)))?;
-    if let Some(lines) = advice::drop_in(control) {
-        let path = repair::drop_in_path(&seen.configuration)
-            .unwrap_or_else(|| "/etc/rancher/k3s/config.yaml.d/90-picket.yaml".to_owned());
-        writeln!(out, "\nLines that do it, in {path}")?;
-        for line in lines.lines() {
-            writeln!(out, "  {line}")?;
+    for evidence in rows.iter().filter(|r| r.status == Status::Fail).flat_map(|r| &r.evidence) {
+        if matches!(evidence.layer.as_deref(), Some("config-file" | "drop-in" | "command-line" | "environment")) {
+            writeln!(out, "  (change or remove what is set in {})", from(evidence))?;
         }
-        for evidence in rows.iter().filter(|r| r.status == Status::Fail).flat_map(|r| &r.evidence) {
-            if matches!(evidence.layer.as_deref(), Some("config-file" | "drop-in" | "command-line" | "environment")) {
-                writeln!(out, "  (or change what is set in {})", from(evidence))?;
+    }
+    let config = seen.snapshot.declared.value().map(AsRef::as_ref);
+    if let Some(advice) = advice::of(control, &seen.snapshot.data_dir, config) {
+        if !advice.settings.0.is_empty() {
+            let path = repair::drop_in_path(&seen.configuration)
+                .unwrap_or_else(|| "/etc/rancher/k3s/config.yaml.d/90-picket.yaml".to_owned());
+            writeln!(out, "\nLines that do it, in {path}")?;
+            for line in advice.settings.lines() {
+                writeln!(out, "  {line}")?;
+            }
+        }
+        if let Some(file) = advice.file {
+            match file.exists {
+                true => writeln!(out, "\nTo be added to the list of plugins in {}", printable(&file.path))?,
+                false => writeln!(out, "\nFile that goes with them, root's, mode 0600: {}", printable(&file.path))?,
+            }
+            for line in file.text.lines() {
+                writeln!(out, "  {line}")?;
             }
         }
     }

@@ -32,10 +32,10 @@ pub struct Args {
     pub controls: Vec<String>,
 }
 
-/// Runs the command. [`Outcome::Findings`]: something still fails.
+/// Runs the command.
 ///
 /// # Errors
-/// [`Failure`].
+/// [`Failure`]; what could not be repaired is one too, after everything else was done.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let host = args.node.host(None)?;
     let policy = super::all_controls(&host, &args.controls)?;
@@ -48,10 +48,21 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
         .map(|c| (c, before.iter().filter(|v| v.control == c.id).collect()))
         .collect();
     let mut say = |text: String| writeln!(out, "{text}").map_err(Failure::output);
+    let mut left: BTreeSet<&str> = BTreeSet::new();
     for (control, rows) in &wanted {
-        if !rows.iter().any(|v| v.status == Status::Fail) {
-            let status = picket_checks::worst_status(rows.iter().copied()).map_or("not judged here", Status::as_str);
-            say(format!("{}: {status}; nothing to repair", control.id))?;
+        match picket_checks::worst_status(rows.iter().copied()) {
+            Some(Status::Fail) => {}
+            // What cannot be seen cannot be called repaired.
+            Some(Status::Unknown) => {
+                let row = rows.iter().find(|v| v.status == Status::Unknown);
+                let why = row.map(|v| format!("{}: {}", printable(&v.subject), printable(&v.observed)));
+                say(format!("{}: unknown, so not repaired; {}", control.id, why.unwrap_or_default()))?;
+                left.insert(&control.id);
+            }
+            status => {
+                let status = status.map_or("not judged here", Status::as_str);
+                say(format!("{}: {status}; nothing to repair", control.id))?;
+            }
         }
     }
     let plan = repair::plan(&host, &seen.configuration, &seen.snapshot.data_dir, &wanted);
@@ -66,13 +77,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     for step in &plan.steps {
         say(step.diff().trim_end().to_owned())?;
     }
-    let left = if plan.refused.is_empty() { Outcome::Clean } else { Outcome::Findings };
+    left.extend(plan.refused.iter().flat_map(|refused| refused.control.split(' ')));
     if plan.steps.is_empty() {
-        return Ok(left);
+        return done(&left);
     }
     if args.dry_run {
         say("Nothing was changed (--dry-run).".to_owned())?;
-        return Ok(left);
+        return done(&left);
     }
     carry_out(&host, &plan)?;
 
@@ -81,29 +92,39 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     if !broken.is_empty() {
         take_back(&host, &plan.steps)?;
         say(format!("Taken back: it would make {} fail.", broken.join(", ")))?;
-        return Ok(Outcome::Findings);
+        left.extend(plan.controls.iter().map(String::as_str));
+        return done(&left);
     }
     let failing: BTreeSet<&str> =
         after.iter().filter(|v| v.status == Status::Fail).map(|v| v.control.as_str()).collect();
-    let mut all = left;
     let helped = plan.controls.iter().any(|id| !failing.contains(id.as_str()));
     if !helped && plan.steps.iter().all(|s| matches!(s, Step::Write { .. } | Step::Live { .. })) {
         take_back(&host, &plan.steps)?;
         for id in &plan.controls {
             say(format!("{id}: still fails, so the change was taken back; {}", reason(&after, id)))?;
         }
-        return Ok(Outcome::Findings);
+        left.extend(plan.controls.iter().map(String::as_str));
+        return done(&left);
     }
     for (control, _) in wanted.iter().filter(|(c, _)| plan.controls.contains(&c.id)) {
         if failing.contains(control.id.as_str()) {
-            all = Outcome::Findings;
+            left.insert(&control.id);
             say(format!("{}: still fails; {}", control.id, reason(&after, &control.id)))?;
         } else {
             let restart = advice::restart(control, seen.snapshot.role);
             say(format!("{}: repaired. To be restarted: {restart}", control.id))?;
         }
     }
-    Ok(all)
+    done(&left)
+}
+
+/// The end of the command: whatever still fails is something that could not be done.
+fn done(left: &BTreeSet<&str>) -> Result<Outcome, Failure> {
+    if left.is_empty() {
+        return Ok(Outcome::Clean);
+    }
+    let names: Vec<&str> = left.iter().copied().collect();
+    Err(Failure::failed(format!("could not repair {}", names.join(", ")), "the lines above say why and what to do"))
 }
 
 fn look(host: &Host, role: Option<Role>, policy: &Policy) -> (Seen, Vec<Verdict>) {

@@ -183,7 +183,7 @@ impl Step {
     }
 }
 
-fn change(path: &str, change: impl FnOnce() -> io::Result<()>) -> Result<(), RepairError> {
+fn change<T>(path: &str, change: impl FnOnce() -> io::Result<T>) -> Result<T, RepairError> {
     change().map_err(|source| RepairError::Change { path: path.to_owned(), source })
 }
 
@@ -197,11 +197,15 @@ fn outside(host: &Host, path: &str) -> PathBuf {
 fn open(host: &Host, path: &str) -> Result<File, RepairError> {
     let outside = outside(host, path);
     let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
-    fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(outside)
-        .map_err(|source| RepairError::Change { path: path.to_owned(), source })
+    change(path, || {
+        let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(outside)?;
+        let meta = file.metadata()?;
+        // As when the plan was made: nobody put another file's second name here meanwhile.
+        if meta.is_file() && meta.nlink() > 1 {
+            return Err(io::Error::other("it has a second name somewhere (hard link) meanwhile"));
+        }
+        Ok(file)
+    })
 }
 
 fn write(host: &Host, path: &str, text: &str, mode: u32) -> Result<(), RepairError> {

@@ -4,6 +4,8 @@
 //! certificate of its own. Its CAs have serial number 0, which RFC 5280 forbids and this reader accepts. Private keys
 //! that stand beside certificates are skipped unread.
 
+mod kubeconfig;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
@@ -15,6 +17,8 @@ use picket_model::Observation;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::*;
 use x509_parser::public_key::PublicKey;
+
+pub use kubeconfig::from_kubeconfig;
 
 /// The most certificates one file may hold; the longest real bundle has four.
 const MOST_BLOCKS: usize = 64;
@@ -54,6 +58,8 @@ pub struct Certificate {
     pub facts: CertFacts,
     /// What it is for.
     pub purpose: Purpose,
+    /// The certificate itself, until its signature has been checked.
+    pub(super) der: Vec<u8>,
 }
 
 /// Why a file gives no certificates. Never the content.
@@ -85,8 +91,23 @@ pub enum BadCertificate {
     /// More certificates than can be meant.
     #[error("more than {MOST_BLOCKS} certificates in one file")]
     TooMany,
-    /// Not UTF-8, so not PEM either.
-    #[error("not a text file, so no PEM certificates")]
+    /// A certificate in the binary form.
+    #[error("a certificate in the binary form (DER); K3s reads the text form (PEM)")]
+    Der,
+    /// A block that begins where neither K3s nor OpenSSL sees it.
+    #[error("line {line} has something before -----BEGIN, such as a byte order mark: K3s does not see this block")]
+    Hidden {
+        /// Line of the begin, from 1.
+        line: usize,
+    },
+    /// No YAML with lists of clusters and users.
+    #[error("not a kubeconfig that can be read (line {line})")]
+    NoKubeconfig {
+        /// Line, from 1; 0 where it is not known.
+        line: usize,
+    },
+    /// Not UTF-8, so no kubeconfig.
+    #[error("not a text file")]
     Binary,
     /// Not what dynamic-cert.json looks like.
     #[error("not a Kubernetes Secret in JSON with data[\"tls.crt\"]: {0}")]
@@ -106,9 +127,10 @@ pub enum BadCertificate {
 /// # Errors
 /// [`BadCertificate`]; a file with one bad block is bad as a whole, since nobody can say what was meant.
 pub fn from_pem(bytes: &[u8], source: CertSource) -> Result<Vec<Certificate>, BadCertificate> {
-    let text = std::str::from_utf8(bytes).map_err(|_| BadCertificate::Binary)?;
+    // Comments around the blocks may be in any encoding.
+    let text = String::from_utf8_lossy(bytes);
     let mut found = Vec::new();
-    for block in pem_blocks(text) {
+    for block in pem_blocks(&text) {
         let (line, der) = block?;
         if found.len() == MOST_BLOCKS {
             return Err(BadCertificate::TooMany);
@@ -116,34 +138,11 @@ pub fn from_pem(bytes: &[u8], source: CertSource) -> Result<Vec<Certificate>, Ba
         let index = u32::try_from(found.len()).unwrap_or(u32::MAX);
         found.push(parse(&der, index, source).ok_or(BadCertificate::NotX509 { index, line })?);
     }
-    if found.is_empty() { Err(BadCertificate::None) } else { Ok(found) }
-}
-
-/// The certificates embedded in a kubeconfig; none where it names files instead.
-///
-/// # Errors
-/// [`BadCertificate`].
-pub fn from_kubeconfig(bytes: &[u8]) -> Result<Vec<Certificate>, BadCertificate> {
-    let text = std::str::from_utf8(bytes).map_err(|_| BadCertificate::Binary)?;
-    let mut found = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim_start().trim_start_matches("- ");
-        for key in ["certificate-authority-data", "client-certificate-data"] {
-            let Some(value) = line.strip_prefix(key).and_then(|rest| rest.trim_start().strip_prefix(':')) else {
-                continue;
-            };
-            let value = value.trim().trim_matches(['"', '\'']);
-            if value.is_empty() {
-                continue;
-            }
-            let pem = STANDARD.decode(value).map_err(|_| BadCertificate::Embedded { key, line: number + 1 })?;
-            for mut certificate in from_pem(&pem, CertSource::Kubeconfig)? {
-                certificate.facts.index = u32::try_from(found.len()).unwrap_or(u32::MAX);
-                found.push(certificate);
-            }
-        }
+    match found.is_empty() {
+        false => Ok(found),
+        true if X509Certificate::from_der(bytes).is_ok() => Err(BadCertificate::Der),
+        true => Err(BadCertificate::None),
     }
-    Ok(found)
 }
 
 /// The certificates of `dynamic-cert.json`. Its private key is dropped unread.
@@ -180,10 +179,15 @@ fn pem_blocks(text: &str) -> impl Iterator<Item = Result<(usize, Vec<u8>), BadCe
         }
         loop {
             let (number, line) = lines.next()?;
-            let Some(label) = line.trim().strip_prefix("-----BEGIN ").and_then(|l| l.strip_suffix("-----")) else {
+            let Some(label) = line.trim_end().strip_prefix("-----BEGIN ").and_then(|l| l.strip_suffix("-----")) else {
+                if line.trim_end().ends_with("-----BEGIN CERTIFICATE-----") {
+                    broken = true;
+                    return Some(Err(BadCertificate::Hidden { line: number + 1 }));
+                }
                 continue;
             };
-            let wanted = matches!(label, "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE");
+            // K3s skips every other type, that of OpenSSL's trusted certificates too.
+            let wanted = label == "CERTIFICATE";
             let end = format!("-----END {label}-----");
             let mut body = String::new();
             let mut ended = false;
@@ -198,7 +202,7 @@ fn pem_blocks(text: &str) -> impl Iterator<Item = Result<(usize, Vec<u8>), BadCe
                 }
                 // The body of a private key is not even collected.
                 if wanted {
-                    body.push_str(line);
+                    body.extend(line.split_ascii_whitespace());
                 }
             }
             if !ended {
@@ -240,7 +244,11 @@ fn parse(der: &[u8], index: u32, source: CertSource) -> Option<Certificate> {
         (_, false, true) => Purpose::Client,
         (_, false, false) => Purpose::Leaf,
     };
-    let time = |t: ASN1Time| Timestamp::from_second(t.timestamp()).ok();
+    // "No well-defined end" is the last second of the year 9999 (RFC 5280), a little beyond the last timestamp.
+    let time = |t: ASN1Time| {
+        let (first, last) = (Timestamp::MIN.as_second(), Timestamp::MAX.as_second());
+        Timestamp::from_second(t.timestamp().clamp(first, last)).ok()
+    };
     let facts = CertFacts {
         index,
         source,
@@ -255,8 +263,9 @@ fn parse(der: &[u8], index: u32, source: CertSource) -> Option<Certificate> {
         key_sha256: hex::encode(Sha256::digest(x509.public_key().raw)),
         sha256: hex::encode(Sha256::digest(der)),
         sans: names(&x509),
+        signers: Vec::new(),
     };
-    Some(Certificate { facts, purpose })
+    Some(Certificate { facts, purpose, der: der.to_vec() })
 }
 
 fn key_kind(x509: &X509Certificate<'_>) -> PublicKeyKind {
@@ -322,10 +331,12 @@ fn names(x509: &X509Certificate<'_>) -> Vec<String> {
 const LARGEST: u64 = 1024 * 1024;
 
 /// Files that hold certificates beyond those the controls need: kubeconfigs with embedded data, custom CAs.
-pub fn also(data_dir: &str) -> [String; 5] {
+pub fn also(data_dir: &str) -> [String; 7] {
     [
-        format!("{data_dir}/server/tls/*.pem"),
         format!("{data_dir}/server/tls/temporary-certs/*.crt"),
+        format!("{data_dir}/server/tls/**/*.pem"),
+        format!("{data_dir}/server/tls/**/*.crt"),
+        format!("{data_dir}/agent/*.pem"),
         format!("{data_dir}/server/cred/*.kubeconfig"),
         format!("{data_dir}/agent/*.kubeconfig"),
         "/etc/rancher/k3s/k3s.yaml".to_owned(),
@@ -344,6 +355,9 @@ pub fn read_all(host: &Host, needs: &Needs, data_dir: &str) -> BTreeMap<String, 
             found.insert(path, super::observation(Err(problem.reason.clone())));
         }
         for path in matches.paths.iter().filter_map(|p| p.to_str()) {
+            if found.contains_key(path) {
+                continue;
+            }
             let seen = super::parsed(host, path, LARGEST, |bytes, _| {
                 if path.ends_with(".json") {
                     from_dynamic_cert(bytes)
@@ -358,6 +372,10 @@ pub fn read_all(host: &Host, needs: &Needs, data_dir: &str) -> BTreeMap<String, 
             }
         }
     }
+    super::signatures::check(found.values_mut().flat_map(|seen| match seen {
+        Observation::Value { value } => value.iter_mut(),
+        _ => [].iter_mut(),
+    }));
     found
 }
 
@@ -370,3 +388,7 @@ pub fn observe(host: &Host, needs: &Needs, snapshot: &mut Snapshot) {
     super::keys::observe(host, snapshot);
     super::served::observe(host, snapshot);
 }
+
+#[cfg(test)]
+#[path = "certificates/tests.rs"]
+mod tests;

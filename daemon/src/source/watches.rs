@@ -31,7 +31,9 @@ pub fn watches(host: &Host, catalogue: &Catalogue, seen: &Seen) -> Watches {
     }
     let also = certificates::also(&snapshot.data_dir);
     for pattern in needs.certificates.iter().map(|p| p.as_str()).chain(also.iter().map(String::as_str)) {
-        add(Source::Certificates, pattern.rsplit_once('/').map_or("/", |(folder, _)| folder));
+        // Folders below, of `**`, are those of the files found in them.
+        let folder = pattern.rsplit_once('/').map_or("/", |(folder, _)| folder);
+        add(Source::Certificates, folder.strip_suffix("/**").unwrap_or(folder));
     }
     for path in snapshot.certificates.keys() {
         add(Source::Certificates, path);

@@ -40,7 +40,7 @@ fn every_number_of_every_version_has_its_verdict_on_server_and_agent() {
                 } else if control.source == Source::ClusterApi {
                     assert!(
                         rows.all(|v| v.status == Status::NotApplicable
-                            || v.status == Status::Unknown && v.observed.contains("cluster")),
+                            || v.status == Status::Unknown && v.observed.contains("needs cluster access")),
                         "{number}"
                     );
                 }

@@ -5,6 +5,7 @@
 mod again;
 mod audit;
 mod benchmark;
+mod chains;
 mod engine;
 mod local;
 mod nodes;

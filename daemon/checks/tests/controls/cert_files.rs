@@ -57,6 +57,7 @@ fn the_issuer_stands_in_the_bundle() {
     assert_eq!(status(&snap, "cert-issuer-in-bundle", &path), Status::Pass);
     let Some(Observation::Value { value }) = snap.certificates.get_mut(&path) else { panic!() };
     value[1].subject = "CN=k3s-server-ca@1".to_owned();
+    value[1].issuer = "CN=k3s-server-ca@1".to_owned();
     assert_eq!(status(&snap, "cert-issuer-in-bundle", &path), Status::Fail);
     for list in snap.certificates.values_mut() {
         let Observation::Value { value } = list else { panic!() };

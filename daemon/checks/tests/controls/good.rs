@@ -78,6 +78,21 @@ pub(crate) fn certificate(path: &str, index: u32) -> CertFacts {
         key_sha256: format!("{path}#{index}"),
         sha256: format!("{path}#{index}"),
         sans: Vec::new(),
+        signers: Vec::new(),
+    }
+}
+
+/// Says of each certificate that the CA of its issuer's name signed it.
+pub(crate) fn sign(snap: &mut Snapshot) {
+    let lists = || snap.certificates.values().filter_map(Observation::value).flatten();
+    let cas: Vec<CertFacts> = lists().filter(|c| c.is_ca).cloned().collect();
+    for list in snap.certificates.values_mut() {
+        let Observation::Value { value } = list else { continue };
+        for certificate in value {
+            let named = cas.iter().filter(|ca| ca.subject == certificate.issuer);
+            let signer = |ca: &CertFacts| Signer { key_sha256: ca.key_sha256.clone(), made_it: Some(true) };
+            certificate.signers = named.map(signer).collect();
+        }
     }
 }
 
@@ -89,8 +104,16 @@ fn seen_certificates(snap: &mut Snapshot, role: Role) {
             *entry = Observation::Absent;
         }
     }
+    for name in ["client-ca.crt", "server-ca.crt"] {
+        let path = format!("{DATA}/agent/{name}");
+        snap.files.insert(path.clone(), Observation::from(meta(FileKind::File, 0o600)));
+        snap.certificates.insert(path.clone(), Observation::from(vec![certificate(&path, 0)]));
+    }
     for (path, list) in &mut snap.certificates {
         let Observation::Value { value } = list else { continue };
+        if path.contains("-ca.") {
+            value[0] = CertFacts { is_ca: true, subject: value[0].issuer.clone(), ..value[0].clone() };
+        }
         let key = KeyFacts { key_sha256: value[0].key_sha256.clone() };
         let place = path.strip_suffix(".crt").map_or_else(|| path.clone(), |stem| format!("{stem}.key"));
         snap.keys.insert(place, Observation::from(key));
@@ -98,6 +121,7 @@ fn seen_certificates(snap: &mut Snapshot, role: Role) {
             value.push(CertFacts { is_ca: true, subject: value[0].issuer.clone(), ..certificate(path, 1) });
         }
     }
+    sign(snap);
     for (port, path) in serving_ports(role, DATA, None) {
         let file = snap.certificates.get(&path).and_then(Observation::value).map(|list| &list[0]);
         let served = file.map_or(Observation::Absent, |file| {

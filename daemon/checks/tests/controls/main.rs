@@ -4,6 +4,7 @@
 mod audit_policies;
 mod catalogue;
 mod cert_files;
+mod chains;
 mod evidence;
 mod good;
 mod ops;

@@ -29,7 +29,7 @@ fn verdicts_become_changes_and_silence_is_no_change() {
 fn what_is_said_of_some_controls_leaves_the_others_alone() {
     let disk = FakeDisk::default();
     let mut ledger = open(&disk, small()).0;
-    let of = |control: &str, subject: u32| Verdict { control: control.into(), ..verdict(subject, Status::Fail, "bad") };
+    let of = |control: &str, subject: u64| Verdict { control: control.into(), ..verdict(subject, Status::Fail, "bad") };
     ledger.apply(&[of("a", 1), of("a", 2), of("b", 1)], true, at(1)).unwrap();
     let said = ledger.apply_of(&["a".to_owned()].into(), &[of("a", 2)], at(2)).unwrap();
     assert_eq!((said.opened.len(), said.changed.len(), said.resolved.len()), (0, 0, 1));
