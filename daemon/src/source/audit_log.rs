@@ -21,7 +21,7 @@ const HEAD: u64 = 256 * 1024;
 const MOST_FILES: usize = 16_384;
 
 /// How many bytes of entries one look of the daemon reads: it goes on with the next one.
-const STEP: u64 = 16 << 20;
+const STEP: u64 = 64 << 20;
 /// How many bytes of entries a look that is the only one reads.
 const AT_ONCE: u64 = 4 << 30;
 
