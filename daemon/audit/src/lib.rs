@@ -11,12 +11,15 @@
 pub const FIELDS: &str = include_str!("../FIELDS.md");
 
 mod body;
+mod correlation;
 mod detector;
 mod event;
 mod fields;
 mod identity;
 mod index;
+mod known;
 mod library;
+mod placeholder;
 mod replay;
 mod rule;
 mod site;
