@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 /// Bodies larger than this are not decoded: the API server's own limit for a request is 3 MiB.
@@ -203,12 +205,115 @@ pub(crate) fn pss_enforce(request: &Value) -> Option<String> {
     Some(value.as_str().unwrap_or("").to_owned())
 }
 
-/// Whether a NetworkPolicy holds an empty rule, which allows everything.
+/// The Pod Security level that a whole Namespace has; empty without the label.
+pub(crate) fn pss_level(namespace: &Value) -> &str {
+    let labels = namespace.pointer("/metadata/labels");
+    labels.and_then(|labels| labels.get("pod-security.kubernetes.io/enforce")?.as_str()).unwrap_or("")
+}
+
+/// Whether a change of a NetworkPolicy brings an empty rule, which allows everything.
 pub(crate) fn allows_all(request: &Value) -> bool {
-    ["/spec/ingress", "/spec/egress"].iter().any(|list| {
-        request
-            .pointer(list)
-            .and_then(Value::as_array)
-            .is_some_and(|rules| rules.iter().any(|rule| rule.as_object().is_some_and(serde_json::Map::is_empty)))
-    })
+    let is_empty = |rule: &Value| rule.as_object().is_some_and(serde_json::Map::is_empty);
+    let lists = ["ingress", "egress"];
+    let of_spec = |spec: &Value| {
+        lists
+            .iter()
+            .any(|list| spec.get(list).and_then(Value::as_array).is_some_and(|rules| rules.iter().any(is_empty)))
+    };
+    if let Value::Array(operations) = request {
+        return operations.iter().any(|operation| {
+            let (Some(path), Some(value)) = (operation.get("path").and_then(Value::as_str), operation.get("value"))
+            else {
+                return false;
+            };
+            match path.strip_prefix("/spec") {
+                Some("") => of_spec(value),
+                Some(rest) => lists.iter().any(|list| {
+                    rest.strip_prefix('/').and_then(|rest| rest.strip_prefix(list)).is_some_and(|rest| match rest {
+                        "" => value.as_array().is_some_and(|rules| rules.iter().any(is_empty)),
+                        // One rule, by its index or at the end.
+                        index => index.matches('/').count() == 1 && is_empty(value),
+                    })
+                }),
+                None => false,
+            }
+        });
+    }
+    request.get("spec").is_some_and(of_spec)
+}
+
+/// The places that a patch touches, as `/spec/taints`: of a JSON patch its paths, of the other kinds the deepest
+/// objects' fields.
+pub(crate) fn patched(request: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    match request {
+        Value::Array(operations) => {
+            for path in operations.iter().filter_map(|operation| operation.get("path")?.as_str()).take(MAX_ITEMS) {
+                out.push(path.replace("~1", "/").replace("~0", "~"));
+            }
+        }
+        request => touched(request, &mut String::new(), &mut out),
+    }
+    out
+}
+
+fn touched(value: &Value, path: &mut String, out: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) if !fields.is_empty() => {
+            for (name, value) in fields {
+                if out.len() >= MAX_ITEMS {
+                    return;
+                }
+                let length = path.len();
+                path.push('/');
+                path.push_str(name);
+                touched(value, path, out);
+                path.truncate(length);
+            }
+        }
+        _ => out.push(path.clone()),
+    }
+}
+
+/// How far the wildcards of RBAC rules reach: `everything` (any verb on any resource of any group), `own_group` (each
+/// within one group that is not Kubernetes' own), else `some`.
+pub(crate) fn wildcard(rules: &Value) -> Option<&'static str> {
+    let has = |rule: &Value, list: &str| {
+        rule.get(list).and_then(Value::as_array).is_some_and(|items| items.iter().any(|item| item == "*"))
+    };
+    let within_own = |rule: &Value| {
+        let groups = rule.get("apiGroups").and_then(Value::as_array);
+        let group = groups.and_then(|groups| if let [one] = groups.as_slice() { one.as_str() } else { None });
+        !has(rule, "nonResourceURLs") && group.is_some_and(|group| group.contains('.') && !group.ends_with(".k8s.io"))
+    };
+    let wild: Vec<&Value> = rules
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|rule| ["verbs", "resources", "nonResourceURLs"].iter().any(|list| has(rule, list)))
+        .take(MAX_ITEMS)
+        .collect();
+    let everything = |rule: &&Value| ["verbs", "resources", "apiGroups"].iter().all(|list| has(rule, list));
+    if wild.is_empty() {
+        None
+    } else if wild.iter().any(everything) {
+        Some("everything")
+    } else if wild.iter().all(|rule| within_own(rule)) {
+        Some("own_group")
+    } else {
+        Some("some")
+    }
+}
+
+/// The user and the groups that a certificate signing request asks for.
+pub(crate) fn csr_subject(body: &Value) -> Option<(Vec<String>, Vec<String>)> {
+    use x509_parser::prelude::{FromDer, X509CertificationRequest};
+    let encoded = body.pointer("/spec/request")?.as_str()?;
+    let pem = x509_parser::pem::parse_x509_pem(&BASE64_STANDARD.decode(encoded).ok()?).ok()?.1;
+    let (_, request) = X509CertificationRequest::from_der(&pem.contents).ok()?;
+    let subject = &request.certification_request_info.subject;
+    let texts = |values: &mut dyn Iterator<Item = String>| values.take(256).collect();
+    let names = texts(&mut subject.iter_common_name().filter_map(|value| value.as_str().ok().map(str::to_owned)));
+    let groups = texts(&mut subject.iter_organization().filter_map(|value| value.as_str().ok().map(str::to_owned)));
+    Some((names, groups))
 }

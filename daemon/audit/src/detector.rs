@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+mod join;
+
 use jiff::Timestamp;
 use picket_model::{Detection, ObjectRef, Severity};
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::{Event, Text};
 use crate::fields::{Flags, View};
 use crate::index::Index;
+use crate::known::Known;
 use crate::rule::{Kind, Rule, Stateful};
 use crate::site::Site;
 use crate::trail::{Sign, Trail};
@@ -83,6 +86,9 @@ pub struct Counters {
     pub matches: u64,
     /// Keys that were forgotten early to stay within the limit.
     pub evicted: u64,
+    /// Facts of objects that were forgotten to stay within the limit: a later change finds nothing to compare with.
+    #[serde(default)]
+    pub facts_evicted: u64,
 }
 
 /// The detection engine. Touches no file, clock or network; time is what the log says.
@@ -102,6 +108,13 @@ pub struct Detector {
     counters: Counters,
     /// Rules that forget a look-up when its name is then created.
     forgetting: Vec<usize>,
+    /// Rules whose open detections a later event makes worse.
+    followed: Vec<usize>,
+    /// Correlations by the rule whose detections they are over.
+    followers: HashMap<String, Vec<usize>>,
+    known: Known,
+    /// Some rules only count for others.
+    has_silent: bool,
     reasons: Option<HashMap<Place, Vec<Reason>>>,
 }
 
@@ -132,6 +145,8 @@ struct State {
     started: Vec<(u64, u64)>,
     trail: Trail,
     windows: Vec<(u64, Window)>,
+    #[serde(default)]
+    known: Vec<(u64, u64, i64)>,
 }
 
 /// The same, to be written.
@@ -144,6 +159,7 @@ struct Kept<'d> {
     started: Vec<(u64, u64)>,
     trail: &'d Trail,
     windows: Vec<(u64, &'d Window)>,
+    known: Vec<(u64, u64, i64)>,
 }
 
 const STATE_VERSION: u32 = 1;
@@ -164,8 +180,21 @@ impl Detector {
     pub fn new(rules: Vec<Rule>, settings: Settings) -> Self {
         let index = Index::new(&rules);
         let windows = Windows::new(settings.max_windows);
-        let forgetting = (0..rules.len()).filter(|at| rules[*at].stateful.forget_created).collect();
+        let of = |is: fn(&Stateful) -> bool| {
+            rules.iter().enumerate().filter(|(_, rule)| is(&rule.stateful)).map(|(at, _)| at).collect()
+        };
+        let forgetting = of(|stateful| stateful.forget_created);
+        let followed = of(|stateful| stateful.followed.is_some());
+        let mut followers: HashMap<String, Vec<usize>> = HashMap::new();
+        for (at, correlation) in
+            rules.iter().enumerate().filter_map(|(at, rule)| Some((at, rule.correlation.as_ref()?)))
+        {
+            for id in correlation.over_detections() {
+                followers.entry(id.to_owned()).or_default().push(at);
+            }
+        }
         Self {
+            has_silent: rules.iter().any(|rule| rule.silent),
             rules,
             index,
             site: Arc::new(settings.site.clone()),
@@ -177,6 +206,9 @@ impl Detector {
             now: i64::MIN,
             counters: Counters::default(),
             forgetting,
+            followed,
+            followers,
+            known: Known::default(),
             reasons: None,
         }
     }
@@ -188,7 +220,12 @@ impl Detector {
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
-        Counters { evicted: self.windows.evicted, ..self.counters }
+        Counters { evicted: self.windows.evicted, facts_evicted: self.known.evicted, ..self.counters }
+    }
+
+    /// The latest time of the log.
+    pub fn now(&self) -> Option<Timestamp> {
+        (self.now > i64::MIN).then(|| timestamp(self.now))
     }
 
     /// How many keys are remembered now.
@@ -198,6 +235,21 @@ impl Detector {
 
     /// Judges one event; what is to be reported is appended to `out`.
     pub fn observe(&mut self, event: &Event<'_>, position: Position<'_>, out: &mut Vec<Detection>) {
+        let from = out.len();
+        self.judge(event, position, out);
+        self.mute(from, out);
+    }
+
+    /// Takes out what rules raised that only count for others.
+    fn mute(&self, from: usize, out: &mut Vec<Detection>) {
+        if self.has_silent && out.len() > from {
+            let new = out.split_off(from);
+            let is_silent = |id: &str| self.rules.iter().any(|rule| rule.silent && rule.id == id);
+            out.extend(new.into_iter().filter(|detection| !is_silent(&detection.rule)));
+        }
+    }
+
+    fn judge(&mut self, event: &Event<'_>, position: Position<'_>, out: &mut Vec<Detection>) {
         self.counters.events += 1;
         let stage = event.stage.as_deref();
         let time = event.micros();
@@ -214,17 +266,21 @@ impl Detector {
         }
         let first_final = self.first_final(event, stage);
         let site = Arc::clone(&self.site);
-        let view = View::new(event, &site, first_final);
+        let now = time.unwrap_or(self.now.max(0));
+        let mut view = View::new(event, &site, first_final);
+        view.before = self.known.before(&view, now);
+        let view = view;
         let mut hits: Hits = Hits::default();
         let (rules, counters) = (&self.rules, &mut self.counters);
         self.index.candidates(&view, |at| {
             counters.evaluations += 1;
-            if rules.get(at).is_some_and(|rule| rule.matches(&view)) {
+            if !hits.contains(&at) && rules.get(at).is_some_and(|rule| rule.matches(&view)) {
                 hits.push(at);
             }
         });
         let created_secret = view.flag(Flags::CREATED) && view.flag(Flags::OK) && view.res() == Some("secrets");
-        let now = time.unwrap_or(self.now.max(0));
+        self.known.learn(&view, now);
+        self.follow(&view, now, out);
         let restart = matches!(gap, Some(Sign::Gap { restart: true }));
         let signs = [
             gap.or(missing).map(|_| "audit-gap"),
@@ -238,6 +294,8 @@ impl Detector {
             hits.extend(self.rules.iter().position(|rule| rule.id == sign && rule.matches(&view)));
         }
         let time = now;
+        let worst = hits.iter().filter_map(|at| self.rules.get(*at)).map(|rule| rule.severity_of(&view)).max();
+        let seen = Seen { view: &view, time, position, restart, worst: worst.unwrap_or(Severity::Info) };
         self.first.get_or_insert(time);
         if time > self.now {
             self.now = time;
@@ -248,7 +306,7 @@ impl Detector {
         }
         for at in hits {
             self.counters.matches += 1;
-            self.count(at, &view, time, position, restart, out);
+            self.count(at, &seen, out);
         }
     }
 
@@ -261,12 +319,7 @@ impl Detector {
         let until = time.as_microsecond().saturating_add(hold_us);
         let live = self.settings.mode == Mode::Live;
         self.counters.matches += times;
-        let mut window = self.windows.take(key).unwrap_or_else(|| Window {
-            rule: rule.id.clone(),
-            until,
-            waiting: VecDeque::new(),
-            open: None,
-        });
+        let mut window = self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, until));
         match &mut window.open {
             Some(open) => {
                 open.detection.count = open.detection.count.saturating_add(times);
@@ -333,6 +386,7 @@ impl Detector {
         let view = View::new(event, &self.site, true);
         let mut found = Vec::new();
         self.index.candidates(&view, |at| found.extend(self.rules.get(at).filter(|rule| rule.matches(&view))));
+        found.dedup_by(|a, b| a.id == b.id);
         found
     }
 
@@ -384,16 +438,25 @@ impl Detector {
         }
     }
 
-    fn count(
-        &mut self,
-        at: usize,
-        view: &View<'_>,
-        time: i64,
-        position: Position<'_>,
-        restart: bool,
-        out: &mut Vec<Detection>,
-    ) {
+    /// Counts a match of a rule, and tells the correlations over its detections when it raised one.
+    fn count(&mut self, at: usize, seen: &Seen<'_>, out: &mut Vec<Detection>) {
         let Some(rule) = self.rules.get(at) else { return };
+        let raised = match &rule.correlation {
+            Some(correlation) => {
+                let parts = correlation.matched(seen.view);
+                self.join(at, &parts, seen, out)
+            }
+            None => self.roll_up(at, seen, out),
+        };
+        if raised {
+            self.tell_followers(at, seen, out);
+        }
+    }
+
+    /// True when a detection was opened.
+    fn roll_up(&mut self, at: usize, seen: &Seen<'_>, out: &mut Vec<Detection>) -> bool {
+        let Seen { view, time, position, restart, worst } = *seen;
+        let Some(rule) = self.rules.get(at) else { return false };
         let stateful = &rule.stateful;
         let window_us = stateful.window_s.unwrap_or(ROLL_UP_S).saturating_mul(MICROS);
         let hold_us = stateful.cooldown_s.unwrap_or(stateful.window_s.unwrap_or(ROLL_UP_S)).saturating_mul(MICROS);
@@ -408,13 +471,15 @@ impl Detector {
             severity = severity.min(Severity::Low);
         }
         let audit_id = short(view.event.audit_id.as_deref().unwrap_or(""));
-        let mut window = self.windows.take(key).unwrap_or_else(|| Window {
-            rule: rule.id.clone(),
-            until: time.saturating_add(window_us),
-            waiting: VecDeque::new(),
-            open: None,
-        });
+        let mut window =
+            self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, time.saturating_add(window_us)));
+        let was_open = window.open.is_some();
+        // Installing a chart changes RBAC and then workloads: without a worse first step that is everyday work.
+        let everyday = stateful.first_step.is_some_and(|wanted| worst < wanted);
         let news = if let Some(open) = &mut window.open {
+            if everyday {
+                severity = severity.min(Severity::Low);
+            }
             add(&mut open.detection, &audit_id, severity, time, self.settings.max_audit_ids);
             let count = open.detection.count;
             (self.settings.mode == Mode::Live && count >= 10 && count >= open.reported.saturating_mul(2)).then(|| {
@@ -434,10 +499,12 @@ impl Detector {
             let from = time.saturating_sub(window_us);
             window.waiting.retain(|waiting| waiting.time > from);
             let known = match stateful.kind {
-                Kind::Distinct | Kind::Compare => window.waiting.iter().any(|waiting| waiting.value == value),
-                _ => false,
+                Kind::Distinct | Kind::Compare => window.waiting.iter_mut().find(|waiting| waiting.value == value),
+                _ => None,
             };
-            if !known {
+            if let Some(known) = known {
+                known.again += 1;
+            } else {
                 if window.waiting.len() >= MAX_WAITING.max(rule.threshold_of(view)) {
                     window.waiting.pop_front();
                 }
@@ -445,8 +512,11 @@ impl Detector {
                     time,
                     value,
                     weight: rule.weight_of(view),
+                    again: 0,
+                    chain: Vec::new(),
                     also: match &stateful.also {
                         Some(also) if rule.search(&also.search, view) => value_of(&also.distinct, view).max(1),
+                        None if stateful.first_step.is_some() => worst as u64,
                         _ => 0,
                     },
                     audit_id: audit_id.clone(),
@@ -464,6 +534,11 @@ impl Detector {
                 _ => true,
             };
             window.until = time.saturating_add(window_us);
+            let minor =
+                |wanted: Severity| !window.waiting.iter().any(|step| step.value == 0 && step.also >= wanted as u64);
+            if stateful.first_step.is_some_and(minor) {
+                severity = severity.min(Severity::Low);
+            }
             reached
                 .then(|| {
                     let mut detection = describe(rule, view, severity, time, position);
@@ -489,15 +564,44 @@ impl Detector {
                 .flatten()
         };
         out.extend(news);
+        let raised = !was_open && window.open.is_some();
         if let Some(evicted) = self.windows.put(key, window) {
             close(evicted, out);
+        }
+        raised
+    }
+
+    /// Makes an open detection worse when this event is what its rule wants to see after it.
+    fn follow(&mut self, view: &View<'_>, now: i64, out: &mut Vec<Detection>) {
+        for &at in &self.followed {
+            let Some((rule, followed)) =
+                self.rules.get(at).and_then(|rule| Some((rule, rule.stateful.followed.as_ref()?)))
+            else {
+                continue;
+            };
+            let Some(open) = self.windows.get(key_of(rule, view)).and_then(|window| window.open.as_mut()) else {
+                continue;
+            };
+            let latest = open.detection.last_time.as_microsecond();
+            if open.detection.severity < followed.level
+                && now.saturating_sub(latest) <= followed.within_s.saturating_mul(MICROS)
+                && rule.search(&followed.when, view)
+            {
+                open.detection.severity = followed.level;
+                if self.settings.mode == Mode::Live {
+                    open.reported = open.detection.count;
+                    out.push(open.detection.clone());
+                }
+            }
         }
     }
 
     fn close_ended(&mut self, now: i64, out: &mut Vec<Detection>) {
+        let from = out.len();
         while let Some(window) = self.windows.ended(now) {
-            close(window, out);
+            self.end(window, out);
         }
+        self.mute(from, out);
     }
 
     /// The memory, to be stored with the reader's cursor.
@@ -515,6 +619,7 @@ impl Detector {
             started: self.started.entries(),
             trail: &self.trail,
             windows,
+            known: self.known.entries(),
         })?)
     }
 
@@ -532,8 +637,10 @@ impl Detector {
             }
             let forgotten = self.windows.forget_quarter();
             let some = !forgotten.is_empty();
+            let from = out.len();
             forgotten.into_iter().for_each(|window| close(window, out));
-            if !some && !self.started.forget_half() {
+            self.mute(from, out);
+            if !some && !self.started.forget_half() && !self.known.forget_half() {
                 // The trail's own memory is a few hundred KiB at most; a smaller limit keeps nothing of it either.
                 self.trail = Trail::default();
                 return self.state();
@@ -565,8 +672,22 @@ impl Detector {
             }
         }
         self.windows.evicted = state.counters.evicted;
+        self.known = Known::restored(state.known);
+        self.known.evicted = state.counters.facts_evicted;
         Ok(())
     }
+}
+
+/// An event as it is counted.
+#[derive(Clone, Copy)]
+struct Seen<'s> {
+    view: &'s View<'s>,
+    time: i64,
+    position: Position<'s>,
+    /// The API server started anew.
+    restart: bool,
+    /// How severe the worst of all rules finds it.
+    worst: Severity,
 }
 
 /// Indexes of the rules that matched; one event rarely matches more than a few.
@@ -603,7 +724,8 @@ fn besides(stateful: &Stateful, waiting: &VecDeque<Waiting>) -> bool {
     let others = values.len() < waiting.len();
     values.sort_unstable();
     values.dedup();
-    others && values.len() >= also.threshold
+    let all: u64 = waiting.iter().map(|waiting| waiting.again + 1).sum();
+    others && values.len() >= also.threshold && also.fewer_than.is_none_or(|most| all < most)
 }
 
 fn timestamp(micros: i64) -> Timestamp {

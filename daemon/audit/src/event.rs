@@ -337,10 +337,11 @@ pub fn each_event<'a>(line: &'a [u8], mut see: impl FnMut(Result<Event<'a>, Line
         return;
     }
     let first = Event::parse(line);
-    let Err(LineError::Malformed(_)) = &first else {
-        see(first);
-        return;
-    };
+    match &first {
+        Err(LineError::Malformed(_)) => {}
+        Err(LineError::Foreign(kind)) if kind == "EventList" => return each_of_list(line, see),
+        _ => return see(first),
+    }
     let mut rest = line;
     loop {
         let mut stream = serde_json::Deserializer::from_slice(rest).into_iter::<Event<'a>>();
@@ -366,6 +367,20 @@ pub fn each_event<'a>(line: &'a [u8], mut see: impl FnMut(Result<Event<'a>, Line
         if rest.is_empty() {
             return;
         }
+    }
+}
+
+/// What the API server sends to a webhook, kept by somebody: many events in one object.
+fn each_of_list<'a>(line: &'a [u8], mut see: impl FnMut(Result<Event<'a>, LineError>)) {
+    #[derive(Deserialize)]
+    struct List<'a> {
+        #[serde(borrow, default)]
+        items: Vec<Event<'a>>,
+    }
+    match serde_json::from_slice::<List<'a>>(line) {
+        // An item of a list need not repeat its kind.
+        Ok(list) => list.items.into_iter().for_each(|event| see(event.recognised())),
+        Err(error) => see(Err(malformed(&error))),
     }
 }
 

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::body;
 use crate::event::{Event, Text};
 use crate::identity::{KUBE_SYSTEM, is_controller_account, is_core, is_packaged_account, is_system_namespace};
+use crate::known::Before;
 use crate::site::Site;
 
 /// Yes-or-no fields that cost nothing to ask again, as bits.
@@ -74,6 +75,8 @@ pub(crate) struct View<'e> {
     pub(crate) event: &'e Event<'e>,
     site: &'e Site,
     pub(crate) flags: Flags,
+    /// What is known from earlier events.
+    pub(crate) before: Before,
     user: Option<&'e str>,
     request: OnceCell<Option<Value>>,
     response: OnceCell<Option<Value>>,
@@ -91,6 +94,7 @@ impl<'e> View<'e> {
             event,
             site,
             flags: Flags::default(),
+            before: Before::default(),
             user: event.user.as_ref().and_then(|user| user.username.as_deref()),
             request: OnceCell::new(),
             response: OnceCell::new(),
@@ -387,6 +391,7 @@ impl<'e> View<'e> {
             "uri" | "requestURI" => text(self.uri()),
             "path" => text(self.path()),
             "user" | "user.username" => text(self.user),
+            "has_user" => EventValue::Bool(event.user.is_some()),
             "uid" | "user.uid" => text(event.user.as_ref().and_then(|user| some(&user.uid))),
             "groups" | "user.groups" => list(event.user.as_ref().and_then(|user| user.groups.as_ref())),
             "imp" | "impersonatedUser.username" => text(self.impersonated()),
@@ -408,7 +413,8 @@ impl<'e> View<'e> {
             "loopback" => {
                 EventValue::Bool(self.ip().is_some_and(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())))
             }
-            "public_ip" => EventValue::Bool(self.ip().is_some_and(is_public)),
+            "public_ip" => EventValue::Bool(self.ip().is_some_and(|ip| is_public(ip) && !self.site.is_of_cluster(ip))),
+            "outside_cluster" => EventValue::Bool(self.ip().is_some_and(|ip| self.is_outside_cluster(ip))),
             "blocked_address" => EventValue::Bool(
                 event.source_ips.as_ref().is_some_and(|ips| ips.iter().any(|ip| self.site.is_blocked(ip))),
             ),
@@ -452,6 +458,7 @@ impl<'e> View<'e> {
                     .and_then(|spec| spec.get("serviceAccountName")?.as_str())
                     .is_some_and(is_controller_account),
             ),
+            "controller_sa" => EventValue::Bool(self.name().is_some_and(|name| is_controller_account(&name))),
             "hostpaths" | "hostPath" => owned_list(self.podspec().map(body::hostpaths)),
             "caps" | "capabilities" => owned_list(self.podspec().map(body::capabilities)),
             "images" => owned_list(self.images().map(|images| images.into_iter().map(str::to_owned).collect())),
@@ -473,10 +480,41 @@ impl<'e> View<'e> {
                 .request()
                 .and_then(body::pss_enforce)
                 .map_or(EventValue::Null, |level| EventValue::Str(Cow::Owned(level))),
+            "pss_weakened" => self.before.pss_weakened.map_or(EventValue::Null, EventValue::Bool),
+            "template_changed" => self.before.template_changed.map_or(EventValue::Null, EventValue::Bool),
+            "denied_elsewhere" => EventValue::Bool(self.before.denied_elsewhere),
+            "node_pods" => EventValue::Int(self.before.node_pods),
+            "wildcard" => self
+                .body()
+                .and_then(|body| body::wildcard(body.get("rules")?))
+                .map_or(EventValue::Null, |reach| EventValue::Str(Cow::Borrowed(reach))),
+            "patched" => owned_list(
+                (self.verb() == Some("patch")).then(|| self.request().map(body::patched).unwrap_or_default()),
+            ),
+            "csr.user" => owned_list(self.body().and_then(body::csr_subject).map(|(names, _)| names)),
+            "csr.groups" => owned_list(self.body().and_then(body::csr_subject).map(|(_, groups)| groups)),
+            "chart.outside_allowed" => owned_list(self.body().map(|body| self.refused_chart(body))),
             "netpol.allow_all" => EventValue::Bool(self.request().is_some_and(body::allows_all)),
             "data.keys" | "data.values" => self.config_data(field == "data.keys"),
             _ => self.path_field(field),
         }
+    }
+
+    fn is_outside_cluster(&self, ip: &str) -> bool {
+        if self.site.cluster_networks.is_empty() {
+            return is_public(ip);
+        }
+        ip.parse::<IpAddr>().is_ok_and(|address| !address.is_loopback()) && !self.site.is_of_cluster(ip)
+    }
+
+    /// What a HelmChart runs or fetches from elsewhere than the allowed registries.
+    fn refused_chart(&self, body: &Value) -> Vec<String> {
+        let text = |field: &str| body.get("spec")?.get(field)?.as_str();
+        let fetched = ["repo", "chart"]
+            .into_iter()
+            .filter_map(|field| text(field)?.split_once("://").map(|(_, rest)| rest.to_owned()));
+        let image = text("jobImage").map(|image| body::full_image(image).into_owned());
+        fetched.chain(image).filter(|from| self.site.refuses_image(from)).collect()
     }
 
     fn borrowed<'v>(&self, value: Option<&'v str>) -> EventValue<'v> {
@@ -568,6 +606,8 @@ pub(crate) fn is_field(field: &str) -> bool {
         reason responseStatus.reason responseStatus.status msg responseStatus.message msg_webhook decision \
         annotation_keys failed_open cmd allowed_user allowed_node allowed_namespace has_podspec packaged_pod hostpaths \
         hostPath caps capabilities images images.outside_allowed pv_hostpath grants pss_enforce netpol.allow_all \
+        has_user controller_sa pss_weakened template_changed denied_elsewhere node_pods wildcard patched csr.user csr.groups \
+        chart.outside_allowed outside_cluster \
         data.keys data.values owner ";
     let head = field.split('.').next().unwrap_or(field);
     Flags::bit(field).is_some()

@@ -147,51 +147,58 @@ pub(crate) struct Facts {
     pub(crate) others: Vec<Fact>,
 }
 
-/// Rules by resource, with their facts.
+/// Rules by resource, with their facts. A correlation has an entry for each of its rules.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     by_resource: HashMap<String, Vec<usize>>,
     of_any: Vec<usize>,
-    facts: Vec<Facts>,
+    entries: Vec<(usize, Facts)>,
 }
 
 impl Index {
     pub(crate) fn new(rules: &[Rule]) -> Self {
         let mut index = Self::default();
         for (at, rule) in rules.iter().enumerate() {
-            let mut facts = facts(&rule.compiled);
-            if rule.once {
-                facts.set |= Flags::FINAL;
+            match &rule.correlation {
+                Some(correlation) => correlation.sources().for_each(|source| index.add(at, source)),
+                None if matches!(rule.stateful.kind, Kind::Absence | Kind::Trail) => {}
+                None => index.add(at, rule),
             }
-            if let Some(resources) = &mut facts.resources {
-                // One that is named twice must not be judged twice.
-                resources.sort_unstable();
-                resources.dedup();
-            }
-            if !matches!(rule.stateful.kind, Kind::Absence | Kind::Trail) {
-                match &facts.resources {
-                    Some(resources) => {
-                        for resource in resources {
-                            index.by_resource.entry(resource.clone()).or_default().push(at);
-                        }
-                    }
-                    None => index.of_any.push(at),
-                }
-            }
-            index.facts.push(facts);
         }
         index
     }
 
-    /// Calls `see` with the index of every rule that may match.
+    fn add(&mut self, at: usize, rule: &Rule) {
+        let mut facts = facts(&rule.compiled);
+        if rule.once {
+            facts.set |= Flags::FINAL;
+        }
+        let entry = self.entries.len();
+        match &mut facts.resources {
+            Some(resources) => {
+                // One that is named twice must not be judged twice.
+                resources.sort_unstable();
+                resources.dedup();
+                for resource in resources {
+                    self.by_resource.entry(resource.clone()).or_default().push(entry);
+                }
+            }
+            None => self.of_any.push(entry),
+        }
+        self.entries.push((at, facts));
+    }
+
+    /// Calls `see` with the index of every rule that may match; with that of a correlation perhaps more than once.
     pub(crate) fn candidates(&self, view: &View<'_>, mut see: impl FnMut(usize)) {
         let flags = view.flags.0;
-        let may_match = |at: usize| {
-            self.facts.get(at).is_none_or(|facts| {
-                flags & facts.set == facts.set
-                    && flags & facts.unset == 0
-                    && facts.others.iter().all(|fact| fact.holds(view))
-            })
+        let mut look = |entry: &usize| {
+            if let Some((at, facts)) = self.entries.get(*entry)
+                && flags & facts.set == facts.set
+                && flags & facts.unset == 0
+                && facts.others.iter().all(|fact| fact.holds(view))
+            {
+                see(*at);
+            }
         };
         if let Some(resource) = view.res() {
             let listed = if resource.bytes().any(|byte| byte.is_ascii_uppercase() || !byte.is_ascii()) {
@@ -199,17 +206,9 @@ impl Index {
             } else {
                 self.by_resource.get(resource)
             };
-            for &at in listed.into_iter().flatten() {
-                if may_match(at) {
-                    see(at);
-                }
-            }
+            listed.into_iter().flatten().for_each(&mut look);
         }
-        for &at in &self.of_any {
-            if may_match(at) {
-                see(at);
-            }
-        }
+        self.of_any.iter().for_each(look);
     }
 }
 

@@ -11,13 +11,16 @@
 pub const FIELDS: &str = include_str!("../FIELDS.md");
 
 mod body;
+mod correlation;
 mod detector;
 mod event;
 mod fields;
 mod identity;
 mod index;
+mod known;
 mod library;
 mod needs;
+mod placeholder;
 mod replay;
 mod rule;
 mod site;

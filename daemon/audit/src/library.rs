@@ -4,15 +4,16 @@
 //! file must not end the watch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use picket_model::Severity;
 use rsigma_eval::{CompiledRule, compile_rule};
-use rsigma_parser::{CorrelationRule, parse_sigma_yaml};
+use rsigma_parser::{CorrelationRule, FilterRule, parse_sigma_yaml};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::fields::is_field;
-use crate::rule::{Rule, RuleError, builtin};
+use crate::rule::{Document, Rule, RuleError, builtin, filter};
 use crate::site::Site;
 
 /// Most rules of a site.
@@ -80,13 +81,33 @@ impl Library {
     /// Only when a rule that is compiled in does not load; a test keeps that from happening.
     pub fn load(files: &[(String, String)], tuning: Option<(&str, &str)>) -> Result<Self, RuleError> {
         let mut library = Self { rules: builtin()?, site: Site::default(), notices: Vec::new() };
-        let mut correlations = Vec::new();
-        for (file, text) in files {
-            library.add(file, text, &mut correlations);
+        let mut tuning = tuning.and_then(|(file, text)| Some((file, text, library.tuning(file, text)?)));
+        if let Some((_, _, tuning)) = &mut tuning {
+            library.site = std::mem::take(&mut tuning.site);
         }
-        library.correlate(correlations);
-        if let Some((file, text)) = tuning {
-            library.tune(file, text);
+        let mut later = Later::default();
+        for (file, text) in files {
+            library.add(file, text, &mut later);
+        }
+        library.filter(later.filters);
+        // First the rules, so that a correlation is over what the site made of them; then the correlations.
+        let mut kept = BTreeSet::new();
+        if let Some((file, text, tuning)) = &mut tuning {
+            kept.extend(
+                tuning.rules.iter().filter(|(_, change)| change.enabled == Some(true)).map(|(id, _)| id.clone()),
+            );
+            library.tune(file, text, tuning);
+        }
+        library.correlate(later.correlations, &kept);
+        if let Some((file, text, tuning)) = &mut tuning {
+            library.tune(file, text, tuning);
+            for id in tuning.rules.keys() {
+                library.error(
+                    file,
+                    line_of(text, 1, &format!("{id}:")),
+                    format!("there is no rule {id:?} (picketd rules list)"),
+                );
+            }
         }
         library.rules.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(library)
@@ -106,24 +127,41 @@ impl Library {
         self.notices.push(Notice::Error(RuleError { file: file.to_owned(), line, what: what.into() }));
     }
 
-    fn add(&mut self, file: &str, text: &str, correlations: &mut Vec<(String, usize, CorrelationRule)>) {
+    fn add(&mut self, file: &str, text: &str, later: &mut Later) {
         for (start, document) in documents(text) {
-            if document.lines().any(|line| line.starts_with("action:")) {
-                let line = line_of(&document, start, "action:");
-                self.error(file, line, "action: is not supported; write each rule in full");
-                continue;
-            }
-            match Rule::document(&document) {
+            match document.read(&self.site) {
                 Err(what) => {
-                    let line = line_in(&what).unwrap_or_else(|| line_named(&document, start, &what));
+                    let line = line_in(&what).unwrap_or_else(|| line_named(&document.text, start, &what));
                     self.error(file, line, what);
                 }
                 Ok(read) => {
-                    correlations.extend(read.correlations.into_iter().map(|c| (file.to_owned(), start, c)));
+                    later.correlations.extend(read.correlations.into_iter().map(|c| (file.to_owned(), start, c)));
+                    later.filters.extend(read.filters.into_iter().map(|f| (file.to_owned(), start, f)));
                     for rule in read.rules {
-                        self.add_rule(file, start, &document, rule);
+                        self.add_rule(file, start, &document.text, rule);
                     }
                 }
+            }
+        }
+    }
+
+    fn filter(&mut self, filters: Vec<(String, usize, FilterRule)>) {
+        for (file, line, sigma) in filters {
+            let compiled = match filter(&sigma) {
+                Ok(compiled) => compiled,
+                Err(what) => {
+                    self.error(&file, line, what);
+                    continue;
+                }
+            };
+            let mut about = 0;
+            for rule in self.rules.iter_mut().filter(|rule| rule.is_filtered_by(&sigma)) {
+                rule.filters.push(compiled.clone());
+                rule.tuned = true;
+                about += 1;
+            }
+            if about == 0 {
+                self.error(&file, line, "there is no rule for the filter to be about");
             }
         }
     }
@@ -166,64 +204,91 @@ impl Library {
         self.rules.push(rule);
     }
 
-    fn correlate(&mut self, correlations: Vec<(String, usize, CorrelationRule)>) {
+    fn correlate(&mut self, mut open: Vec<(String, usize, CorrelationRule)>, kept: &BTreeSet<String>) {
         let mut silent = BTreeSet::new();
-        for (file, line, correlation) in correlations {
-            let made = match correlation.rules.as_slice() {
-                [name] => match self.rules.iter().find(|rule| rule.is_called(name)) {
-                    Some(base) => base.correlated(&correlation).map(|rule| (base.id.clone(), rule)),
-                    None => Err(format!("there is no rule {name:?} for the correlation to be about")),
-                },
-                _ => Err("a correlation over several rules is not supported: write one rule that matches any of \
-                          them (condition: 1 of selection*), and correlate that"
-                    .to_owned()),
-            };
-            match made {
-                Ok((_, rule)) if rule.id.is_empty() || rule.id.len() > 128 => {
-                    self.error(&file, line, "name or id must have 1 to 128 characters");
-                }
-                Ok((_, rule)) if self.rules.iter().any(|known| known.id == rule.id) => {
-                    self.error(&file, line, format!("{} is the id of another rule too; choose another", rule.id));
-                }
-                Ok((base, mut rule)) => {
-                    rule.origin = Some((file, line));
-                    if !correlation.generate {
-                        silent.insert(base);
-                    }
-                    self.rules.push(rule);
-                }
-                Err(what) => self.error(&file, line, what),
+        // A correlation may be over another one, wherever that stands.
+        loop {
+            let names: BTreeSet<String> =
+                open.iter().flat_map(|(_, _, c)| c.name.iter().chain(&c.id).cloned()).collect();
+            let (now, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut open)
+                .into_iter()
+                .partition(|(_, _, c)| !c.rules.iter().any(|name| names.contains(name)));
+            open = rest;
+            if now.is_empty() {
+                break;
+            }
+            for (file, line, correlation) in now {
+                self.add_correlation(file, line, &correlation, &mut silent);
             }
         }
+        for (file, line, _) in open {
+            self.error(&file, line, "the correlation is over itself, or over one that is over it");
+        }
         // As Sigma has it: a rule that is correlated raises nothing by itself, unless the correlation says generate.
+        let counted: BTreeSet<String> = self
+            .rules
+            .iter()
+            .filter_map(|rule| rule.correlation.as_ref())
+            .flat_map(|correlation| correlation.over_detections().map(str::to_owned).collect::<Vec<_>>())
+            .collect();
         for rule in &mut self.rules {
-            if silent.contains(&rule.id) && rule.origin.is_some() {
-                rule.enabled = false;
+            if silent.contains(&rule.id) && rule.origin.is_some() && !kept.contains(&rule.id) {
+                // What a correlation counts is not the rule's events but its detections: it goes on, unheard.
+                rule.silent = counted.contains(&rule.id);
+                rule.enabled = rule.silent;
             }
         }
     }
 
-    fn tune(&mut self, file: &str, text: &str) {
+    fn add_correlation(
+        &mut self,
+        file: String,
+        line: usize,
+        correlation: &CorrelationRule,
+        silent: &mut BTreeSet<String>,
+    ) {
+        let find = |name: &str| self.rules.iter().find(|rule| rule.is_called(name));
+        match Rule::correlated(correlation, find) {
+            Ok(rule) if rule.id.is_empty() || rule.id.len() > 128 => {
+                self.error(&file, line, "name or id must have 1 to 128 characters");
+            }
+            Ok(rule) if self.rules.iter().any(|known| known.id == rule.id) => {
+                self.error(&file, line, format!("{} is the id of another rule too; choose another", rule.id));
+            }
+            Ok(mut rule) => {
+                rule.origin = Some((file, line));
+                if !correlation.generate {
+                    silent.extend(rule.correlation.iter().flat_map(|made| made.names()).map(str::to_owned));
+                }
+                self.rules.push(rule);
+            }
+            Err(what) => self.error(&file, line, what),
+        }
+    }
+
+    fn tuning(&mut self, file: &str, text: &str) -> Option<Tuning> {
         // An empty file is a null.
-        let tuning: Tuning = match serde_saphyr::from_str::<Option<Tuning>>(text) {
-            Ok(tuning) => tuning.unwrap_or_default(),
+        match serde_saphyr::from_str::<Option<Tuning>>(text) {
+            Ok(tuning) => Some(tuning.unwrap_or_default()),
             Err(error) => {
                 let line = error.location().map_or(1, |at| usize::try_from(at.line()).unwrap_or(1));
                 let what = error.to_string();
                 let what = what.lines().next().unwrap_or("it is not as described").to_owned();
                 self.error(file, line, format!("{what}; nothing of this file is used"));
-                return;
+                None
             }
-        };
-        self.site = tuning.site;
-        for (id, change) in tuning.rules {
-            let line = line_of(text, 1, &format!("{id}:"));
+        }
+    }
+
+    /// Changes the rules that are there, and leaves the other changes.
+    fn tune(&mut self, file: &str, text: &str, tuning: &mut Tuning) {
+        for (id, change) in std::mem::take(&mut tuning.rules) {
             let Some(rule) = self.rules.iter_mut().find(|rule| rule.id == id) else {
-                self.error(file, line, format!("there is no rule {id:?} (picketd rules list)"));
+                tuning.rules.insert(id, change);
                 continue;
             };
             if let Err(what) = change.apply(rule) {
-                self.error(file, line, what);
+                self.error(file, line_of(text, 1, &format!("{id}:")), what);
             }
         }
     }
@@ -262,20 +327,82 @@ fn exception(search: Value) -> Result<CompiledRule, String> {
     compile_rule(rule).map_err(|error| format!("except: {error}"))
 }
 
-/// The YAML documents of a file, each with its first line, and with empty lines before it so that the lines a parser
-/// names are those of the file.
-fn documents(text: &str) -> Vec<(usize, String)> {
-    let mut documents = vec![(1, String::new())];
-    for (at, line) in text.lines().enumerate() {
-        if line == "---" || line.starts_with("--- ") {
-            documents.push((at + 2, "\n".repeat(at + 1)));
-        } else if let Some((_, document)) = documents.last_mut() {
-            document.push_str(line);
-            document.push('\n');
+/// What is read when all rules are there.
+#[derive(Debug, Default)]
+struct Later {
+    correlations: Vec<(String, usize, CorrelationRule)>,
+    filters: Vec<(String, usize, FilterRule)>,
+}
+
+/// A YAML document of a file, with the documents before it that it builds on (`action: global`, `repeat`), each on its
+/// own lines, so that the lines a parser names are those of the file.
+#[derive(Debug)]
+struct YamlDocument {
+    text: String,
+    /// For `action: repeat`: the same without the last one.
+    before: Option<String>,
+}
+
+impl YamlDocument {
+    fn read(&self, site: &Site) -> Result<Document, String> {
+        let mut read = Rule::document(&self.text, site)?;
+        if let Some(before) = &self.before {
+            let before = Rule::document(before, site)?;
+            read.rules.drain(..before.rules.len());
+            read.correlations.drain(..before.correlations.len());
+            read.filters.drain(..before.filters.len());
+        }
+        Ok(read)
+    }
+}
+
+/// The YAML documents of a file, each with its first line.
+fn documents(text: &str) -> Vec<(usize, YamlDocument)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut ranges = Vec::from([Range { start: 0, end: 0 }]);
+    for (at, line) in lines.iter().enumerate() {
+        if *line == "---" || line.starts_with("--- ") {
+            ranges.push(at + 1..at + 1);
+        } else if let Some(range) = ranges.last_mut() {
+            range.end = at + 1;
         }
     }
-    let says_something = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
-    documents.retain(|(_, document)| document.lines().any(says_something));
+    let says_something = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    let excerpt = |parts: &[Range<usize>]| {
+        let mut text = String::new();
+        for (at, line) in lines.iter().enumerate() {
+            if parts.iter().any(|part| part.contains(&at)) {
+                text.push_str(line);
+            } else if parts.iter().skip(1).any(|part| part.start == at + 1) {
+                text.push_str("---");
+            }
+            text.push('\n');
+        }
+        text
+    };
+    let (mut global, mut chain, mut documents) = (None, Vec::new(), Vec::new());
+    for range in ranges {
+        let own = lines.get(range.clone()).unwrap_or_default();
+        if !own.iter().any(says_something) {
+            continue;
+        }
+        let action =
+            own.iter().find_map(|line| line.strip_prefix("action:")).map(|word| word.trim().trim_matches(['\'', '"']));
+        let start = range.start + 1;
+        match action {
+            Some("global") => global = Some(range),
+            Some("reset") => global = None,
+            Some("repeat") if !chain.is_empty() => {
+                let before = excerpt(&chain);
+                chain.push(range);
+                documents.push((start, YamlDocument { text: excerpt(&chain), before: Some(before) }));
+            }
+            _ => {
+                chain = global.iter().cloned().chain([range]).collect();
+                documents.push((start, YamlDocument { text: excerpt(&chain), before: None }));
+            }
+        }
+    }
     documents
 }
 

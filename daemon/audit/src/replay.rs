@@ -33,6 +33,8 @@ pub struct Replay {
     unreadable_count: u64,
     outside: u64,
     unfinished: u64,
+    /// Whether the latest event was within the time asked for: lines that are no events have no time of their own.
+    within: bool,
 }
 
 impl Replay {
@@ -47,6 +49,7 @@ impl Replay {
             unreadable_count: 0,
             outside: 0,
             unfinished: 0,
+            within: since.is_none(),
         }
     }
 
@@ -108,7 +111,8 @@ impl Replay {
         let mut refused = Vec::new();
         each_event(text, |event| match event {
             Ok(event) => {
-                if self.is_outside(&event) {
+                self.within = !self.is_outside(&event);
+                if !self.within {
                     self.outside += 1;
                 } else {
                     self.detector.observe(&event, Position { file, line }, &mut self.detections);
@@ -131,6 +135,10 @@ impl Replay {
 
     fn refuse(&mut self, file: &str, line: u64, error: &LineError) {
         self.unreadable_count += 1;
+        if self.within {
+            let time = self.detector.now().unwrap_or(Timestamp::UNIX_EPOCH);
+            self.detector.sign("audit-unparsable-line", Position { file, line }, time, 1, &mut self.detections);
+        }
         if self.unreadable.len() < MAX_NAMED {
             self.unreadable.push(Unreadable { file: file.to_owned(), line, what: error.to_string() });
         }

@@ -3,19 +3,22 @@
 //! The Sigma rule says which events it is about; the library `rsigma` parses and evaluates it. What Sigma cannot say
 //! (first seen, thresholds with cooldown, roll-up) stands in the custom attribute `picket:` of the same file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use picket_model::Severity;
-use rsigma_eval::compiler::eval_condition;
+use rsigma_eval::compiler::{compile_detection, eval_condition};
 use rsigma_eval::{CompiledDetection, CompiledRule, compile_rule, evaluate_rule};
 use rsigma_parser::{
-    ConditionExpr, ConditionOperator, CorrelationCondition, CorrelationRule, CorrelationType, Level, WindowMode,
-    parse_sigma_yaml,
+    ConditionExpr, CorrelationRule, Detections, FilterRule, Level, LogSource, SigmaRule, parse_sigma_yaml,
 };
 use serde::Deserialize;
 
+use crate::correlation::Correlation;
 use crate::detector::Reason;
 use crate::fields::{Flags, View};
+use crate::placeholder;
+use crate::site::Site;
 
 /// A rule file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,6 +55,9 @@ pub enum Kind {
     Absence,
     /// Judged over the sequence of all events; then like `first_seen`.
     Trail,
+    /// A Sigma correlation.
+    #[serde(skip)]
+    Correlation,
 }
 
 /// A severity that holds when a named search of the same rule matches.
@@ -68,6 +74,27 @@ struct Adjust {
 struct Threshold {
     threshold: u32,
     when: String,
+    /// At least so many for each of the number this field holds.
+    per: Option<Per>,
+}
+
+/// A threshold that grows with a number.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Per {
+    field: String,
+    times: u32,
+}
+
+/// What makes an open detection worse when it comes after it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Followed {
+    /// The search that an event of the same key must meet.
+    pub(crate) when: String,
+    /// How long after the latest match.
+    pub(crate) within_s: i64,
+    pub(crate) level: Severity,
 }
 
 /// What a match counts when a named search of the same rule matches.
@@ -86,6 +113,8 @@ pub(crate) struct Also {
     pub(crate) search: String,
     pub(crate) distinct: Vec<String>,
     pub(crate) threshold: usize,
+    /// Fewer matches than this in all: a busy client makes all kinds of requests.
+    pub(crate) fewer_than: Option<u64>,
 }
 
 /// The `picket:` block of a rule.
@@ -120,6 +149,10 @@ pub(crate) struct Stateful {
     severity: Vec<Adjust>,
     /// For `sequence`: the named searches, in order.
     pub(crate) steps: Vec<String>,
+    /// For `sequence`: how severe another rule must find the first step's event; else the detection is `low` at most.
+    pub(crate) first_step: Option<Severity>,
+    /// An event that makes the open detection worse.
+    pub(crate) followed: Option<Followed>,
 }
 
 /// Highest threshold of a rule: each match is remembered until it is reached.
@@ -148,13 +181,20 @@ pub struct Rule {
     pub(crate) once: bool,
     /// Searches of the site whose events are left out.
     pub(crate) except: Vec<CompiledRule>,
+    /// Sigma filters: an event must meet all of them too.
+    pub(crate) filters: Vec<CompiledRule>,
+    /// For a correlation: the rules it is over.
+    pub(crate) correlation: Option<Correlation>,
+    /// Its detections only count for a correlation and are not reported.
+    pub(crate) silent: bool,
 }
 
-/// What a file of rules holds, before correlations find the rules they are about.
+/// What a file of rules holds, before correlations and filters find the rules they are about.
 #[derive(Debug, Default)]
 pub(crate) struct Document {
     pub(crate) rules: Vec<Rule>,
     pub(crate) correlations: Vec<CorrelationRule>,
+    pub(crate) filters: Vec<FilterRule>,
 }
 
 impl Rule {
@@ -164,107 +204,92 @@ impl Rule {
     /// [`RuleError`] names the file and what to mend.
     pub fn from_sigma(file: &str, text: &str) -> Result<Vec<Self>, RuleError> {
         let fail = |what| RuleError { file: file.to_owned(), line: 1, what };
-        Self::document(text).map(|document| document.rules).map_err(fail)
+        Self::document(text, &Site::default()).map(|document| document.rules).map_err(fail)
     }
 
     /// Reads one YAML document or several. The error says what to mend.
-    pub(crate) fn document(text: &str) -> Result<Document, String> {
+    pub(crate) fn document(text: &str, site: &Site) -> Result<Document, String> {
         let collection = parse_sigma_yaml(text).map_err(|error| error.to_string())?;
         if let Some(error) = collection.errors.first() {
             return Err(error.to_string());
         }
-        if !collection.filters.is_empty() {
-            return Err("a filter: document is not supported; write the exception under except: in tuning.yml".into());
-        }
-        let mut rules = Vec::new();
-        for sigma in &collection.rules {
-            let compiled = compile_rule(sigma).map_err(|error| error.to_string())?;
-            let stateful = match compiled.custom_attributes.get("picket") {
-                None => Stateful::default(),
-                Some(block) => Stateful::deserialize(block).map_err(|error| format!("in the block picket: {error}"))?,
-            };
-            stateful.check_threshold()?;
-            let severities = stateful.severity.iter().map(|adjust| &adjust.when);
-            let also = stateful.also.iter().map(|also| &also.search);
-            let weights = stateful.weights.iter().map(|weight| &weight.when);
-            let thresholds = stateful.thresholds.iter().map(|threshold| &threshold.when);
-            for named in severities.chain(thresholds).chain(&stateful.steps).chain(also).chain(weights) {
-                if !compiled.detections.contains_key(named) {
-                    return Err(format!("the block picket names {named:?}, which is no search of this rule"));
-                }
-            }
-            let id = sigma.name.clone().or_else(|| sigma.id.clone());
-            rules.push(Self {
-                id: id.ok_or("the rule has neither name nor id")?,
-                title: sigma.title.clone(),
-                severity: severity(sigma.level),
-                mitre: sigma.tags.iter().filter_map(|tag| technique(tag)).collect(),
-                origin: None,
-                enabled: true,
-                tuned: false,
-                stateful,
-                compiled,
-                once: false,
-                except: Vec::new(),
-            });
-        }
-        Ok(Document { rules, correlations: collection.correlations })
+        let rules = collection.rules.into_iter().map(|sigma| Self::of(sigma, site)).collect::<Result<_, _>>()?;
+        let mut filters = collection.filters;
+        filters.iter_mut().try_for_each(|filter| placeholder::expand(&mut filter.detection, site))?;
+        Ok(Document { rules, correlations: collection.correlations, filters })
     }
 
-    /// The rule that a correlation makes of this one: so many of its matches, or matches with so many values.
-    pub(crate) fn correlated(&self, correlation: &CorrelationRule) -> Result<Self, String> {
-        let kind = match correlation.correlation_type {
-            CorrelationType::EventCount => Kind::Count,
-            CorrelationType::ValueCount => Kind::Distinct,
-            other => {
-                return Err(format!(
-                    "correlations of type {} are not supported; event_count and value_count are",
-                    other.as_str()
-                ));
+    fn of(mut sigma: SigmaRule, site: &Site) -> Result<Self, String> {
+        placeholder::expand(&mut sigma.detection, site)?;
+        let compiled = compile_rule(&sigma).map_err(|error| error.to_string())?;
+        let stateful = match compiled.custom_attributes.get("picket") {
+            None => Stateful::default(),
+            Some(block) => Stateful::deserialize(block).map_err(|error| format!("in the block picket: {error}"))?,
+        };
+        stateful.check_threshold()?;
+        for named in stateful.searches() {
+            if !compiled.detections.contains_key(named) {
+                return Err(format!("the block picket names {named:?}, which is no search of this rule"));
             }
-        };
-        if correlation.window != WindowMode::Sliding {
-            return Err("only sliding windows are supported in a correlation: leave window: away".into());
         }
-        if !correlation.aliases.is_empty() {
-            return Err("aliases: are not supported in a correlation".into());
-        }
-        if !matches!(self.stateful.kind, Kind::Each) {
-            return Err(format!("the rule {} counts by itself and cannot be correlated", self.id));
-        }
-        let CorrelationCondition::Threshold { predicates, field, percentile: None } = &correlation.condition else {
-            return Err("the condition of a correlation must be gte: or gt: with a number".into());
-        };
-        let threshold = match predicates.as_slice() {
-            [(ConditionOperator::Gte, least)] => *least,
-            [(ConditionOperator::Gt, below)] => below.saturating_add(1),
-            _ => return Err("the condition of a correlation must be one gte: or gt: with a number".into()),
-        };
-        let distinct = field.clone().unwrap_or_default();
-        if kind == Kind::Distinct && distinct.is_empty() {
-            return Err("value_count needs condition.field: the field whose values are counted".into());
-        }
+        let id = sigma.name.clone().or_else(|| sigma.id.clone());
+        Ok(Self {
+            id: id.ok_or("the rule has neither name nor id")?,
+            title: sigma.title.clone(),
+            severity: severity(sigma.level),
+            mitre: sigma.tags.iter().filter_map(|tag| technique(tag)).collect(),
+            origin: None,
+            enabled: true,
+            tuned: false,
+            stateful,
+            compiled,
+            once: false,
+            except: Vec::new(),
+            filters: Vec::new(),
+            correlation: None,
+            silent: false,
+        })
+    }
+
+    /// The rule that a correlation is, over the rules that `find` knows by name.
+    pub(crate) fn correlated<'r>(
+        sigma: &CorrelationRule,
+        find: impl Fn(&str) -> Option<&'r Self>,
+    ) -> Result<Self, String> {
+        let correlation = Correlation::new(sigma, find)?;
         let stateful = Stateful {
-            kind,
-            by: correlation.group_by.clone(),
-            distinct,
-            threshold: Some(u32::try_from(threshold).unwrap_or(u32::MAX)),
-            window_s: Some(i64::try_from(correlation.timespan.seconds).unwrap_or(i64::MAX)),
+            kind: Kind::Correlation,
+            threshold: correlation.threshold(),
+            window_s: Some(i64::try_from(sigma.timespan.seconds).unwrap_or(i64::MAX)),
             ..Stateful::default()
         };
         stateful.check_threshold()?;
         Ok(Self {
-            id: correlation
-                .name
-                .clone()
-                .or_else(|| correlation.id.clone())
-                .ok_or("the correlation has neither name nor id")?,
-            title: correlation.title.clone(),
-            severity: severity(correlation.level),
-            mitre: correlation.tags.iter().filter_map(|tag| technique(tag)).collect(),
+            id: sigma.name.clone().or_else(|| sigma.id.clone()).ok_or("the correlation has neither name nor id")?,
+            title: sigma.title.clone(),
+            severity: severity(sigma.level),
+            mitre: sigma.tags.iter().filter_map(|tag| technique(tag)).collect(),
+            origin: None,
+            enabled: true,
+            tuned: false,
             stateful,
-            ..self.clone()
+            compiled: bare(&sigma.title, HashMap::new(), Vec::new()),
+            once: false,
+            except: Vec::new(),
+            filters: Vec::new(),
+            correlation: Some(correlation),
+            silent: false,
         })
+    }
+
+    /// Whether a filter is about this rule.
+    pub(crate) fn is_filtered_by(&self, filter: &FilterRule) -> bool {
+        use rsigma_parser::FilterRuleTarget::{Any, Specific};
+        self.correlation.is_none()
+            && match &filter.rules {
+                Any => true,
+                Specific(names) => names.iter().any(|name| self.is_called(name) || self.title == *name),
+            }
     }
 
     /// All names a correlation may know the rule by.
@@ -288,8 +313,12 @@ impl Rule {
 
     /// Whether the event is one this rule is about.
     pub(crate) fn matches(&self, view: &View<'_>) -> bool {
-        (!self.once || view.flag(Flags::FINAL))
-            && evaluate_rule(&self.compiled, view).is_some()
+        let is_about = match &self.correlation {
+            Some(correlation) => correlation.sources().any(|rule| rule.matches(view)),
+            None => (!self.once || view.flag(Flags::FINAL)) && evaluate_rule(&self.compiled, view).is_some(),
+        };
+        is_about
+            && self.filters.iter().all(|filter| evaluate_rule(filter, view).is_some())
             && !self.except.iter().any(|except| evaluate_rule(except, view).is_some())
     }
 
@@ -323,6 +352,10 @@ impl Rule {
             "images",
             "roleref.name",
         ];
+        if let Some(correlation) = &self.correlation {
+            let matched = correlation.sources().find(|rule| rule.matches(view));
+            return matched.map(|rule| rule.reasons(view)).unwrap_or_default();
+        }
         let Some(result) = evaluate_rule(&self.compiled, view) else { return Vec::new() };
         let matched = result.as_detection().map(|body| body.matched_fields.as_slice()).unwrap_or_default();
         let mut reasons: Vec<Reason> = Vec::new();
@@ -349,7 +382,12 @@ impl Rule {
     /// How many matches make a detection.
     pub(crate) fn threshold_of(&self, view: &View<'_>) -> usize {
         let special = self.stateful.thresholds.iter().find(|threshold| self.search(&threshold.when, view));
-        special.map(|threshold| threshold.threshold).or(self.stateful.threshold).unwrap_or(1) as usize
+        let Some(special) = special else { return self.stateful.threshold() as usize };
+        let grown = special.per.as_ref().and_then(|per| {
+            let number: u32 = view.key_part(&per.field).parse().ok()?;
+            Some(number.saturating_mul(per.times).saturating_add(1))
+        });
+        special.threshold.max(grown.unwrap_or(0)).min(MAX_THRESHOLD) as usize
     }
 
     /// How much a match counts.
@@ -368,7 +406,56 @@ impl Rule {
     }
 }
 
+/// A filter, as the searches and the condition that an event must meet.
+pub(crate) fn filter(filter: &FilterRule) -> Result<CompiledRule, String> {
+    let Detections { named, conditions, .. } = &filter.detection;
+    let searches = named
+        .iter()
+        .map(|(name, search)| Ok((name.clone(), compile_detection(search).map_err(|error| error.to_string())?)))
+        .collect::<Result<HashMap<_, _>, String>>()?;
+    if conditions.is_empty() {
+        return Err("a filter needs a condition: what an event must be for the rule to hold".into());
+    }
+    Ok(bare(&filter.title, searches, conditions.clone()))
+}
+
+fn bare(title: &str, detections: HashMap<String, CompiledDetection>, conditions: Vec<ConditionExpr>) -> CompiledRule {
+    CompiledRule {
+        title: title.to_owned(),
+        id: None,
+        level: None,
+        tags: Vec::new(),
+        description: None,
+        falsepositives: Vec::new(),
+        logsource: LogSource::default(),
+        detections,
+        conditions,
+        include_event: false,
+        custom_attributes: Arc::default(),
+    }
+}
+
 impl Stateful {
+    /// Names of all searches that the block names.
+    fn searches(&self) -> impl Iterator<Item = &String> {
+        let severities = self.severity.iter().map(|adjust| &adjust.when);
+        let thresholds = self.thresholds.iter().map(|threshold| &threshold.when);
+        let weights = self.weights.iter().map(|weight| &weight.when);
+        let also = self.also.iter().map(|also| &also.search);
+        let followed = self.followed.iter().map(|followed| &followed.when);
+        severities.chain(thresholds).chain(weights).chain(also).chain(followed).chain(&self.steps)
+    }
+
+    /// How many matches make a detection, where nothing special holds.
+    pub(crate) fn threshold(&self) -> u32 {
+        self.threshold.unwrap_or(1)
+    }
+
+    /// The threshold, where there is one.
+    pub(crate) fn threshold_tuned(&self) -> Option<usize> {
+        self.threshold.map(|threshold| threshold as usize)
+    }
+
     fn check_threshold(&self) -> Result<(), String> {
         let highest = self.threshold.into_iter().chain(self.thresholds.iter().map(|special| special.threshold)).max();
         match highest {
@@ -387,7 +474,12 @@ impl Stateful {
         cooldown_s: Option<i64>,
     ) -> Result<(), String> {
         if let Some(threshold) = threshold {
-            if !matches!(self.kind, Kind::Count | Kind::Distinct) {
+            let counts = match self.kind {
+                Kind::Count | Kind::Distinct => true,
+                Kind::Correlation => self.threshold.is_some(),
+                _ => false,
+            };
+            if !counts {
                 return Err("the rule does not count, so it has no threshold".into());
             }
             self.threshold = Some(threshold.max(1));

@@ -1,5 +1,6 @@
 //! What is known of the site: lists that switch rules on or make them quieter.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Site lists. All empty by default.
@@ -16,6 +17,11 @@ pub struct Site {
     pub allowed_namespaces: Vec<String>,
     /// Addresses or CIDR blocks nobody should come from; empty switches `source-on-blocklist` off.
     pub blocked_addresses: Vec<String>,
+    /// Networks of the cluster: nodes, pods, services. Public addresses in them are its own, and a service account's
+    /// token used from elsewhere is out of place; empty: every address that is not public is taken for the cluster's.
+    pub cluster_networks: Vec<String>,
+    /// Lists of the site's own rules, for their placeholders: `field|expand: '%name%'`.
+    pub lists: BTreeMap<String, Vec<String>>,
 }
 
 impl Site {
@@ -37,11 +43,46 @@ impl Site {
     }
 
     pub(crate) fn is_blocked(&self, address: &str) -> bool {
-        !self.blocked_addresses.is_empty()
-            && address
-                .parse::<IpAddr>()
-                .is_ok_and(|address| self.blocked_addresses.iter().any(|block| contains(block, address)))
+        is_within(&self.blocked_addresses, address)
     }
+
+    pub(crate) fn is_of_cluster(&self, address: &str) -> bool {
+        is_within(&self.cluster_networks, address)
+    }
+
+    /// The list a placeholder of this name stands for.
+    pub(crate) fn list(&self, name: &str) -> Option<&[String]> {
+        Some(match name {
+            "allowed_users" => &self.allowed_users,
+            "allowed_registries" => &self.allowed_registries,
+            "allowed_nodes" => &self.allowed_nodes,
+            "allowed_namespaces" => &self.allowed_namespaces,
+            "blocked_addresses" => &self.blocked_addresses,
+            "cluster_networks" => &self.cluster_networks,
+            name => self.lists.get(name)?,
+        })
+    }
+
+    /// Names of all lists.
+    pub(crate) fn list_names(&self) -> Vec<&str> {
+        let own = self.lists.keys().map(String::as_str);
+        [
+            "allowed_users",
+            "allowed_registries",
+            "allowed_nodes",
+            "allowed_namespaces",
+            "blocked_addresses",
+            "cluster_networks",
+        ]
+        .into_iter()
+        .chain(own)
+        .collect()
+    }
+}
+
+fn is_within(blocks: &[String], address: &str) -> bool {
+    !blocks.is_empty()
+        && address.parse::<IpAddr>().is_ok_and(|address| blocks.iter().any(|block| contains(block, address)))
 }
 
 fn contains(block: &str, address: IpAddr) -> bool {

@@ -16,12 +16,18 @@ pub(crate) struct Waiting {
     /// How much it counts.
     #[serde(default)]
     pub(crate) weight: u32,
+    /// How many more matches had the same value.
+    #[serde(default)]
+    pub(crate) again: u64,
     /// Fingerprint of what the rule wants to be so besides; 0 when the event is not of that kind.
     #[serde(default)]
     pub(crate) also: u64,
     pub(crate) audit_id: String,
     pub(crate) file: String,
     pub(crate) line: u64,
+    /// Audit ids of what led here, in a correlation that is ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) chain: Vec<String>,
 }
 
 /// A detection that is still being counted into.
@@ -40,6 +46,16 @@ pub(crate) struct Window {
     pub(crate) until: i64,
     pub(crate) waiting: VecDeque<Waiting>,
     pub(crate) open: Option<Open>,
+    /// What will be reported if the condition is met when the window ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pending: Option<Detection>,
+}
+
+impl Window {
+    /// An empty one.
+    pub(crate) fn new(rule: &str, until: i64) -> Self {
+        Self { rule: rule.to_owned(), until, waiting: VecDeque::new(), open: None, pending: None }
+    }
 }
 
 /// Windows by key, in the order they end. Never more than the limit: the one that ends first makes room.

@@ -174,3 +174,42 @@ fn no_token_key_or_password_is_in_the_output() {
         }
     }
 }
+
+/// Runs the log with a restart at each of these events.
+fn cut(lines: &[&str], cuts: &HashSet<usize>, settings: &Settings) -> Vec<Detection> {
+    let rules = builtin().expect("rules");
+    let mut detector = Detector::new(rules.clone(), settings.clone());
+    let mut out = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        if cuts.contains(&at) {
+            let mut next = Detector::new(rules.clone(), settings.clone());
+            next.restore(&detector.state().expect("state")).expect("restored");
+            detector = next;
+        }
+        let position = Position { file: "audit.log", line: at as u64 + 1 };
+        each_event(line.as_bytes(), |event| detector.observe(&event.expect("an event"), position, &mut out));
+    }
+    detector.finish(&mut out);
+    out
+}
+
+#[test]
+fn restarts_at_any_event_change_no_detection() {
+    let log = text("k3s-real/audit.log.gz");
+    let lines: Vec<&str> = log.lines().collect();
+    // Any points would do; these are spread without a pattern and the same in every run.
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut cuts = HashSet::new();
+    for _ in 0..60 {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        cuts.insert(usize::try_from(seed % lines.len() as u64).expect("small"));
+    }
+    // Few windows, so that what makes room is the same too.
+    for settings in [Settings::replay(), Settings { max_windows: 64, ..Settings::default() }] {
+        let whole = cut(&lines, &HashSet::new(), &settings);
+        assert!(whole.len() > 60);
+        assert_eq!(cut(&lines, &cuts, &settings), whole, "{settings:?}");
+    }
+}

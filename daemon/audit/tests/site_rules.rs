@@ -127,12 +127,13 @@ fn what_cannot_be_used_names_file_and_line_and_the_others_run() {
             "b",
         ),
         (format!("# ours\n---\n{}", SERVICE_ACCOUNT.replace("id: 5d7c5a2e-4d0e-4b0a-8d3a-3b52dfb1f001", "name: audit-gap")), 4, "compiled in"),
-        (bad("type: temporal"), 9, "temporal"),
+        (bad("type: value_avg"), 9, "value_avg"),
         (READS.replace("[site-reads]", "[nobody]"), 9, "nobody"),
         (READS.replace("gte: 3", "gte: 100000"), 9, "500"),
-        (READS.replace("gte: 3", "lte: 3"), 9, "gte"),
+        (READS.replace("field: objectRef.name, ", ""), 9, "condition.field"),
         ("title: x\nid: 1\nfilter: {rules: [a], selection: {a: b}, condition: selection}\nlogsource: {product: kubernetes}\n".into(), 1, "filter"),
-        ("action: global\ntitle: x\n".into(), 1, "action"),
+        ("action: sometimes\ntitle: x\n".into(), 1, "action"),
+        ("action: repeat\ntitle: x\n".into(), 1, "previous"),
     ] {
         let library = load(&[file("good.yml", SERVICE_ACCOUNT), file("x.yml", &text)], "");
         let all = problems(&library).join("\n");
@@ -199,4 +200,184 @@ fn wrong_tuning_names_its_line_and_leaves_the_rule_as_it_was() {
         assert!(all.contains(part) && library.errors() == 1, "{tuning}\n{all}");
         assert!(library.rules.iter().all(|rule| rule.enabled));
     }
+}
+
+/// Two rules to correlate, then the correlation's own fields.
+fn correlated(correlation: &str) -> String {
+    format!(
+        "title: A secret was read\nname: secret-read\nlogsource: {{product: kubernetes, service: audit}}\n\
+         detection: {{selection: {{verb: get, objectRef.resource: secrets}}, condition: selection}}\n---\n\
+         title: A pod was made\nname: pod-made\nlogsource: {{product: kubernetes, service: audit}}\n\
+         detection: {{selection: {{verb: create, objectRef.resource: pods}}, condition: selection}}\n---\n\
+         title: Both\nname: both\nlevel: high\ncorrelation:\n{correlation}"
+    )
+}
+
+fn read(id: u32, user: &str) -> String {
+    let object = json!({"resource": "secrets", "namespace": "shop", "name": format!("s{id}")});
+    event(id, json!({"user": {"username": user}, "objectRef": object}))
+}
+
+fn made(id: u32, user: &str) -> String {
+    let object = json!({"resource": "pods", "namespace": "shop", "name": format!("p{id}")});
+    event(id, json!({"verb": "create", "user": {"username": user}, "objectRef": object}))
+}
+
+/// Counts and audit ids of the correlation's detections.
+fn both(correlation: &str, lines: &[String]) -> Vec<(u64, String)> {
+    let library = load(&[file("c.yml", &correlated(correlation))], "");
+    assert_eq!(problems(&library), Vec::<String>::new());
+    of(&run(&library, lines), "both").iter().map(|d| (d.count, d.audit_ids.join(","))).collect()
+}
+
+#[test]
+fn a_temporal_correlation_wants_each_of_its_rules_in_any_order_for_one_key() {
+    let correlation =
+        "  type: temporal\n  rules: [secret-read, pod-made]\n  group-by: [user.username]\n  timespan: 10s\n";
+    assert_eq!(both(correlation, &[made(1, "eve"), read(2, "eve")]), [(2, "id-1,id-2".to_owned())]);
+    assert_eq!(both(correlation, &[read(1, "eve"), made(2, "bob")]), [], "two people");
+    assert_eq!(both(correlation, &[read(1, "eve"), made(20, "eve")]), [], "too far apart");
+    assert_eq!(both(correlation, &[read(1, "eve"), read(2, "eve")]), []);
+}
+
+#[test]
+fn a_temporal_correlation_may_say_which_rules() {
+    let correlation = "  type: temporal\n  rules: [secret-read, pod-made]\n  group-by: [user.username]\n  timespan: 10s\n  \
+                       condition: pod-made and not secret-read\n";
+    assert_eq!(both(correlation, &[made(1, "eve")]).len(), 1);
+    assert_eq!(both(correlation, &[read(1, "eve"), made(2, "eve")]), []);
+}
+
+#[test]
+fn an_ordered_correlation_wants_the_order() {
+    let correlation =
+        "  type: temporal_ordered\n  rules: [secret-read, pod-made]\n  group-by: [user.username]\n  timespan: 10s\n";
+    assert_eq!(both(correlation, &[made(1, "eve"), read(2, "eve")]), []);
+    assert_eq!(both(correlation, &[read(1, "eve"), made(2, "eve")]), [(2, "id-1,id-2".to_owned())]);
+    // The time span is that of the whole chain, and a later first step begins a new one.
+    assert_eq!(both(correlation, &[read(1, "eve"), read(15, "eve"), made(20, "eve")]), [(2, "id-15,id-20".to_owned())]);
+    assert_eq!(both(correlation, &[read(1, "eve"), made(30, "eve")]), []);
+}
+
+#[test]
+fn noise_between_the_steps_hides_nothing() {
+    let correlation =
+        "  type: temporal_ordered\n  rules: [secret-read, pod-made]\n  group-by: [user.username]\n  timespan: 1h\n";
+    let mut lines: Vec<_> = (0..500).map(|_| read(1, "eve")).collect();
+    lines.push(made(2, "eve"));
+    assert_eq!(both(correlation, &lines).len(), 1);
+}
+
+#[test]
+fn several_rules_are_counted_together() {
+    let correlation = "  type: event_count\n  rules: [secret-read, pod-made]\n  group-by: [user.username]\n  timespan: 30s\n  \
+                       condition: {gte: 3}\n";
+    assert_eq!(both(correlation, &[read(1, "eve"), made(2, "eve")]), []);
+    assert_eq!(both(correlation, &[read(1, "eve"), made(2, "eve"), read(3, "eve"), read(4, "eve")]).len(), 1);
+}
+
+#[test]
+fn an_upper_bound_is_judged_when_the_time_span_is_over() {
+    let correlation = |condition: &str| {
+        format!(
+            "  type: event_count\n  rules: [secret-read]\n  group-by: [user.username]\n  timespan: 10s\n  condition: {condition}\n"
+        )
+    };
+    let two = [read(1, "eve"), read(2, "eve"), read(30, "bob")];
+    let counts =
+        |condition: &str| both(&correlation(condition), &two).iter().map(|(count, _)| *count).collect::<Vec<_>>();
+    assert_eq!(counts("{eq: 2}"), [2]);
+    assert_eq!(counts("{lt: 2}"), [1], "only bob");
+    assert_eq!(counts("{lte: 2}"), [2, 1]);
+    assert_eq!(counts("{neq: 2}"), [1]);
+    assert_eq!(counts("{gt: 1, lte: 5}"), [2]);
+}
+
+#[test]
+fn an_alias_names_the_same_thing_in_each_rule() {
+    let correlation = "  type: temporal\n  rules: [secret-read, pod-made]\n  aliases:\n    who:\n      secret-read: user.username\n      \
+                       pod-made: objectRef.name\n  group-by: [who]\n  timespan: 10s\n";
+    assert_eq!(both(correlation, &[read(1, "p2"), made(2, "eve")]).len(), 1);
+    assert_eq!(both(correlation, &[read(1, "eve"), made(2, "eve")]), []);
+}
+
+#[test]
+fn a_correlation_may_be_over_another_and_over_a_rule_that_counts() {
+    let text = correlated(
+        "  type: event_count\n  rules: [secret-read]\n  group-by: [user.username]\n  timespan: 30s\n  condition: {gte: 2}\n",
+    ) + "---\ntitle: Then\nname: then\nlevel: critical\ncorrelation:\n  type: temporal_ordered\n  rules: [both, pod-made]\n  \
+         group-by: [user.username]\n  timespan: 1m\n";
+    let library = load(&[file("c.yml", &text)], "");
+    assert_eq!(problems(&library), Vec::<String>::new());
+    assert_eq!(of(&run(&library, &[read(1, "eve"), read(2, "eve"), made(3, "eve")]), "then").len(), 1);
+    assert_eq!(of(&run(&library, &[read(1, "eve"), made(3, "eve")]), "then").len(), 0);
+    let round = text.replace("rules: [secret-read]", "rules: [then]");
+    assert!(problems(&load(&[file("c.yml", &round)], "")).join("\n").contains("over itself"));
+}
+
+#[test]
+fn a_correlation_goes_on_after_a_restart() {
+    let text = correlated(
+        "  type: temporal_ordered\n  rules: [secret-read, pod-made]\n  group-by: [user.username]\n  timespan: 1h\n",
+    );
+    let library = load(&[file("c.yml", &text)], "");
+    let (first, second) = (read(1, "eve"), made(2, "eve"));
+    let mut out = Vec::new();
+    let mut before = Detector::new(library.active(), Settings::replay());
+    before.observe(&Event::parse(first.as_bytes()).expect("event"), Position { file: "a", line: 1 }, &mut out);
+    let mut after = Detector::new(library.active(), Settings::replay());
+    after.restore(&before.state().expect("state")).expect("restored");
+    after.observe(&Event::parse(second.as_bytes()).expect("event"), Position { file: "a", line: 2 }, &mut out);
+    after.finish(&mut out);
+    assert_eq!(of(&out, "both").len(), 1);
+}
+
+#[test]
+fn a_placeholder_stands_for_a_list_of_the_site() {
+    let rule = SERVICE_ACCOUNT.replace("namespace: shop", "user|expand: '%robots%'\n        ns|expand: 'team-%teams%'");
+    let made = |id: u32, user: &str, ns: &str| {
+        let object = json!({"resource": "serviceaccounts", "namespace": ns, "name": "x"});
+        event(id, json!({"verb": "create", "user": {"username": user}, "objectRef": object}))
+    };
+    let lines = [made(1, "ci", "team-a"), made(2, "flux", "team-b"), made(3, "eve", "team-a"), made(4, "ci", "a")];
+    let found = |tuning: &str| {
+        let library = load(&[file("a.yml", &rule)], tuning);
+        assert_eq!(problems(&library), Vec::<String>::new());
+        of(&run(&library, &lines), "5d7c5a2e-4d0e-4b0a-8d3a-3b52dfb1f001").len()
+    };
+    assert_eq!(found("site: {lists: {robots: [ci, flux], teams: [a, b]}}"), 2);
+    assert_eq!(found("site: {lists: {robots: [], teams: [a]}}"), 0, "an empty list holds nobody");
+    let unknown = load(&[file("a.yml", &rule)], "site: {lists: {robots: [ci]}}");
+    let all = problems(&unknown).join("\n");
+    assert!(all.contains("%teams%") && all.contains("allowed_users") && all.contains("a.yml:1"), "{all}");
+}
+
+#[test]
+fn a_filter_takes_events_out_of_the_rules_it_names() {
+    let filter = "---\ntitle: Known reader\nlogsource: {product: kubernetes, service: audit}\nfilter:\n  rules: [secret-read]\n  \
+                  selection: {user.username: vault}\n  condition: not selection\n";
+    let text = correlated(
+        "  type: event_count\n  rules: [secret-read]\n  group-by: [user.username]\n  timespan: 30s\n  condition: {gte: 1}\n",
+    );
+    let library = load(&[file("a.yml", &(text.clone() + filter))], "");
+    assert_eq!(problems(&library), Vec::<String>::new());
+    let users: Vec<_> =
+        of(&run(&library, &[read(1, "vault"), read(2, "eve")]), "both").iter().map(|d| d.user.clone()).collect();
+    assert_eq!(users, ["eve"]);
+    let nobody = filter.replace("[secret-read]", "[no-such-rule]");
+    assert!(problems(&load(&[file("a.yml", &(text + &nobody))], "")).join("\n").contains("no rule for the filter"));
+}
+
+#[test]
+fn a_file_may_say_once_what_its_rules_share() {
+    let text = "action: global\nlogsource: {product: kubernetes, service: audit}\nlevel: high\n---\ntitle: One\nname: one\n\
+                detection: {a: {verb: get, objectRef.resource: secrets}, condition: a}\n---\naction: repeat\nname: two\n\
+                detection: {a: {verb: create}}\n---\naction: reset\n---\ntitle: Three\nname: three\n\
+                detection: {a: {verb: get}, condition: a}\n";
+    let library = load(&[file("a.yml", text)], "");
+    let ours: Vec<_> = library.rules.iter().filter(|rule| rule.origin.is_some()).map(|rule| rule.id.as_str()).collect();
+    assert_eq!(ours, ["one", "two"]);
+    assert!(library.rules.iter().filter(|rule| rule.origin.is_some()).all(|rule| rule.severity == Severity::High));
+    let all = problems(&library).join("\n");
+    assert!(all.contains("logsource"), "three has none after the reset: {all}");
 }

@@ -1,0 +1,140 @@
+//! Sigma correlations over the detector's windows.
+
+use std::collections::VecDeque;
+
+use picket_model::Detection;
+
+use super::{Detector, MICROS, Mode, Seen, add, close, describe, place, remember, short, timestamp};
+use crate::rule::Rule;
+use crate::window::{Open, Waiting, Window};
+
+impl Detector {
+    /// Notes a match of these parts of a correlation; true when a detection was opened.
+    pub(super) fn join(&mut self, at: usize, parts: &[usize], seen: &Seen<'_>, out: &mut Vec<Detection>) -> bool {
+        let mut raised = false;
+        let mut counted = Vec::new();
+        for &part in parts {
+            let Some((rule, correlation)) =
+                self.rules.get(at).and_then(|rule| Some((rule, rule.correlation.as_ref()?)))
+            else {
+                break;
+            };
+            let Seen { view, time, position, .. } = *seen;
+            let span = rule.stateful.window_s.unwrap_or_default().saturating_mul(MICROS);
+            let hold = rule.stateful.cooldown_s.map_or(span, |seconds| seconds.saturating_mul(MICROS));
+            let key = correlation.key(&rule.id, part, view);
+            let audit_id = short(view.event.audit_id.as_deref().unwrap_or(""));
+            let mut window = self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, time.saturating_add(span)));
+            if let Some(open) = &mut window.open {
+                // One event is counted once, however many of the rules it meets.
+                if !counted.contains(&key) {
+                    add(&mut open.detection, &audit_id, rule.severity, time, self.settings.max_audit_ids);
+                    let count = open.detection.count;
+                    if self.settings.mode == Mode::Live && count >= 10 && count >= open.reported.saturating_mul(2) {
+                        open.reported = count;
+                        out.push(open.detection.clone());
+                    }
+                }
+            } else {
+                let waits = correlation.waits();
+                if !waits {
+                    let from = time.saturating_sub(span);
+                    window.waiting.retain(|waiting| waiting.time > from);
+                    window.until = time.saturating_add(span);
+                } else if window.pending.is_none() {
+                    window.pending = Some(describe(rule, view, rule.severity, time, position));
+                    if let Some(reasons) = &mut self.reasons
+                        && let Some(pending) = &window.pending
+                    {
+                        reasons.insert(place(pending), rule.reasons(view));
+                    }
+                }
+                let entry = Waiting {
+                    time,
+                    value: 0,
+                    weight: 1,
+                    again: 0,
+                    also: 0,
+                    audit_id,
+                    file: position.file.to_owned(),
+                    line: position.line,
+                    chain: Vec::new(),
+                };
+                let threshold = rule.stateful.threshold_tuned();
+                if correlation.note(part, view, threshold, &mut window.waiting, entry) {
+                    let mut detection = describe(rule, view, rule.severity, time, position);
+                    fill(&mut detection, &mut window.waiting, self.settings.max_audit_ids);
+                    if let Some(reasons) = &mut self.reasons {
+                        reasons.insert(place(&detection), rule.reasons(view));
+                    }
+                    window.until = time.saturating_add(hold);
+                    let live = self.settings.mode == Mode::Live;
+                    if live {
+                        out.push(detection.clone());
+                    }
+                    window.open = Some(Open { reported: if live { detection.count } else { 0 }, detection });
+                    raised = true;
+                }
+            }
+            counted.push(key);
+            if let Some(evicted) = self.windows.put(key, window) {
+                close(evicted, out);
+            }
+        }
+        raised
+    }
+
+    /// Tells the correlations over a rule's detections that it raised one.
+    pub(super) fn tell_followers(&mut self, at: usize, seen: &Seen<'_>, out: &mut Vec<Detection>) {
+        let Some(rule) = self.rules.get(at) else { return };
+        let id = rule.id.clone();
+        let Some(followers) = self.followers.get(&id).cloned() else { return };
+        for follower in followers {
+            let parts = match self.rules.get(follower).and_then(|rule: &Rule| rule.correlation.as_ref()) {
+                Some(correlation) => correlation.raised_by(&id),
+                None => continue,
+            };
+            // Correlations are over one another in one direction only, so this comes to an end.
+            if self.join(follower, &parts, seen, out) {
+                self.tell_followers(follower, seen, out);
+            }
+        }
+    }
+
+    /// Ends a window: hands out what was counted into it, or what its condition can only now be judged for.
+    pub(super) fn end(&self, mut window: Window, out: &mut Vec<Detection>) {
+        if let Some(mut pending) = window.pending.take() {
+            let rule = self.rules.iter().find(|rule| rule.id == window.rule);
+            let correlation = rule.and_then(|rule| Some((rule.correlation.as_ref()?, rule.stateful.threshold_tuned())));
+            if correlation.is_some_and(|(correlation, threshold)| correlation.holds(threshold, &window.waiting)) {
+                fill(&mut pending, &mut window.waiting, self.settings.max_audit_ids);
+                out.push(pending);
+            }
+        }
+        close(window, out);
+    }
+}
+
+/// Fills in what the matches that were waiting know.
+fn fill(detection: &mut Detection, waiting: &mut VecDeque<Waiting>, most_ids: usize) {
+    if let Some(first) = waiting.front() {
+        detection.audit_id.clone_from(&first.audit_id);
+        detection.file.clone_from(&first.file);
+        detection.line = first.line;
+        detection.time = timestamp(first.time);
+    }
+    if let Some(last) = waiting.back() {
+        detection.last_time = detection.last_time.max(timestamp(last.time));
+    }
+    let ids = waiting.iter().map(|waiting| waiting.chain.len().max(1)).sum::<usize>();
+    detection.count = ids.max(1) as u64;
+    detection.audit_ids = Vec::new();
+    for waiting in waiting.drain(..) {
+        if waiting.chain.is_empty() {
+            remember(&mut detection.audit_ids, &waiting.audit_id, most_ids);
+        }
+        for id in &waiting.chain {
+            remember(&mut detection.audit_ids, id, most_ids);
+        }
+    }
+}
