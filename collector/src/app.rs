@@ -450,7 +450,7 @@ struct ServerParts {
 
 async fn serve(parts: ServerParts) -> Result<tokio::task::JoinHandle<Result<(), tonic::transport::Error>>, AppError> {
     let ServerParts { sessions, ca, advertised, door, listener } = parts;
-    let zstd = CompressionEncoding::Zstd;
+    let gzip = CompressionEncoding::Gzip;
     let enrollment = v1::enrollment_server::EnrollmentServer::new(EnrollmentService::new(
         Arc::clone(&sessions.registry),
         Arc::clone(&ca),
@@ -460,7 +460,7 @@ async fn serve(parts: ServerParts) -> Result<tokio::task::JoinHandle<Result<(), 
     ))
     .max_decoding_message_size(ENROLMENT_BYTES);
     let uplink = v1::uplink_server::UplinkServer::new(UplinkService(sessions.clone()))
-        .accept_compressed(zstd)
+        .accept_compressed(gzip)
         .max_decoding_message_size(limits::MESSAGE_BYTES);
     let fleet = v1::fleet_server::FleetServer::new(FleetService {
         store: Arc::clone(&sessions.store),
@@ -470,8 +470,8 @@ async fn serve(parts: ServerParts) -> Result<tokio::task::JoinHandle<Result<(), 
         settings: Arc::clone(&sessions.settings),
         stop: sessions.stop.clone(),
     })
-    .accept_compressed(zstd)
-    .send_compressed(zstd)
+    .accept_compressed(gzip)
+    .send_compressed(gzip)
     .max_decoding_message_size(ENROLMENT_BYTES);
     let admin = v1::admin_server::AdminServer::new(AdminService {
         registry: Arc::clone(&sessions.registry),

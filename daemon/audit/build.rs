@@ -1,8 +1,11 @@
-//! Lists the Sigma rules of `rules/` so that they are compiled in.
+//! Packs the Sigma rules of `rules/` so that they are compiled in: name and text of each, a zero after either, compressed.
 
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 use std::{env, fs};
+
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let here = env::var("CARGO_MANIFEST_DIR")?;
@@ -10,17 +13,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={}", folder.display());
     let mut files: Vec<_> = fs::read_dir(&folder)?.collect::<Result<_, _>>()?;
     files.sort_by_key(fs::DirEntry::file_name);
-    let mut out =
-        String::from("/// Name and text of every rule that is compiled in.\nconst BUILTIN: &[(&str, &str)] = &[\n");
+    let mut packed = DeflateEncoder::new(Vec::new(), Compression::best());
     for file in files {
         let path = file.path();
         if path.extension().is_some_and(|ext| ext == "yml") {
             println!("cargo::rerun-if-changed={}", path.display());
-            let name = file.file_name();
-            writeln!(out, "    ({:?}, include_str!({:?})),", name.to_string_lossy(), path)?;
+            write!(packed, "{}\0{}\0", file.file_name().to_string_lossy(), fs::read_to_string(path)?)?;
         }
     }
-    out.push_str("];\n");
-    fs::write(Path::new(&env::var("OUT_DIR")?).join("rules.rs"), out)?;
+    fs::write(Path::new(&env::var("OUT_DIR")?).join("rules.z"), packed.finish()?)?;
     Ok(())
 }

@@ -22,6 +22,7 @@ use picket_service::atomic::{self, AtomicError};
 use picket_service::chain::Chain;
 use picket_service::clock::{Clock, SystemClock};
 use picket_service::journal::LogLevel;
+use picket_service::resident;
 use picket_service::signal::{Signal, Signals};
 use picket_service::supervise::{Policy as Restarts, Pulse, Supervisor, TaskFailed, TaskKind};
 use picket_service::systemd::Systemd;
@@ -252,6 +253,10 @@ async fn attend(
                     systemd.feed_watchdog();
                 } else {
                     tracing::error!(tasks = ?late, "essential tasks make no progress; the watchdog is not fed");
+                }
+                // A start and a full look use most of the program; the time between them little.
+                if let Err(error) = resident::let_go() {
+                    tracing::debug!(%error, "the program stays in memory");
                 }
                 let now = summary(responder);
                 if now != said {

@@ -34,7 +34,7 @@ impl Session {
         let channel = self.dialer.connect().await?;
         // Pages are the largest answers; the collector keeps them below the limit of a message.
         Ok(v1::fleet_client::FleetClient::new(channel)
-            .accept_compressed(tonic::codec::CompressionEncoding::Zstd)
+            .accept_compressed(tonic::codec::CompressionEncoding::Gzip)
             .max_decoding_message_size(limits::MESSAGE_BYTES * 4))
     }
 

@@ -140,7 +140,7 @@ async fn a_small_message_that_unpacks_to_a_huge_one_is_refused() {
     let node = site.node("edge-1").await;
     let (send, requests) = tokio::sync::mpsc::channel(4);
     let mut client =
-        v1::uplink_client::UplinkClient::new(node.dialer.channel().unwrap()).send_compressed(CompressionEncoding::Zstd);
+        v1::uplink_client::UplinkClient::new(node.dialer.channel().unwrap()).send_compressed(CompressionEncoding::Gzip);
     let mut answers = client.report(ReceiverStream::new(requests)).await.unwrap().into_inner();
     send.send(v1::UplinkRequest { frame: Some(Frame::Hello(hello(&site, epoch(1), 9))) }).await.unwrap();
     assert!(answers.message().await.unwrap().is_some());

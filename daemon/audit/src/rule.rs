@@ -4,8 +4,10 @@
 //! (first seen, thresholds with cooldown, roll-up) stands in the custom attribute `picket:` of the same file.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Read as _;
 use std::sync::Arc;
 
+use flate2::read::DeflateDecoder;
 use picket_model::Severity;
 use rsigma_eval::compiler::{compile_detection, eval_condition};
 use rsigma_eval::{CompiledDetection, CompiledRule, compile_rule, evaluate_rule};
@@ -521,15 +523,20 @@ fn technique(tag: &str) -> Option<String> {
     id.starts_with(|c: char| c.is_ascii_digit()).then(|| format!("T{id}"))
 }
 
-include!(concat!(env!("OUT_DIR"), "/rules.rs"));
-
 /// The rules that are compiled in, by id.
 ///
 /// # Errors
 /// Never in a released build: a test loads them all.
 pub fn builtin() -> Result<Vec<Rule>, RuleError> {
+    let wrong = |what: String| RuleError { file: "the rules that are compiled in".to_owned(), line: 1, what };
+    let mut all = String::new();
+    DeflateDecoder::new(include_bytes!(concat!(env!("OUT_DIR"), "/rules.z")).as_slice())
+        .read_to_string(&mut all)
+        .map_err(|error| wrong(error.to_string()))?;
     let mut rules = BTreeMap::new();
-    for (file, text) in BUILTIN {
+    // Name and text take turns.
+    let mut parts = all.split_terminator('\0');
+    while let (Some(file), Some(text)) = (parts.next(), parts.next()) {
         for rule in Rule::from_sigma(file, text)? {
             rules.insert(rule.id.clone(), rule);
         }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::packed::unpack;
+
 /// What a person wants to know of a control besides the verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Background {
@@ -14,9 +16,9 @@ pub struct Background {
 impl Background {
     /// That of a control of the catalogue that is compiled in.
     pub fn of(id: &str) -> Option<Self> {
-        let text = include_str!(concat!(env!("OUT_DIR"), "/background.json"));
         // Compiled in and read by a test: right in every build or in none.
-        let all: BTreeMap<String, (String, String)> = serde_json::from_str(text).unwrap_or_default();
+        let text = unpack(include_bytes!(concat!(env!("OUT_DIR"), "/background.json.z"))).unwrap_or_default();
+        let all: BTreeMap<String, (String, String)> = serde_json::from_slice(&text).unwrap_or_default();
         let (default, notes) = all.into_iter().find(|(known, _)| known == id)?.1;
         Some(Self { default, notes })
     }

@@ -9,6 +9,8 @@ use picket_model::Severity;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::packed::unpack;
+
 /// A catalogue that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CatalogueError {
@@ -40,16 +42,18 @@ impl Catalogue {
     /// # Errors
     /// Never for the catalogue as shipped: a test reads it.
     pub fn built_in() -> Result<Self, CatalogueError> {
-        Self::from_json(include_str!(concat!(env!("OUT_DIR"), "/controls.json")))
+        let text = unpack(include_bytes!(concat!(env!("OUT_DIR"), "/controls.json.z")))
+            .map_err(|error| CatalogueError::Syntax(error.to_string()))?;
+        Self::from_json(&text)
     }
 
     /// Reads a catalogue from JSON.
     ///
     /// # Errors
     /// When it is not one.
-    pub fn from_json(text: &str) -> Result<Self, CatalogueError> {
+    pub fn from_json(text: &[u8]) -> Result<Self, CatalogueError> {
         let controls: Vec<Control> =
-            serde_json::from_str(text).map_err(|error| CatalogueError::Syntax(error.to_string()))?;
+            serde_json::from_slice(text).map_err(|error| CatalogueError::Syntax(error.to_string()))?;
         Self::checked(controls)
     }
 

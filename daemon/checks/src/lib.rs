@@ -32,6 +32,7 @@ mod judge_traps;
 mod judge_x509;
 mod needs;
 mod node_config;
+mod packed;
 mod policy;
 mod registries;
 mod row;

@@ -138,8 +138,8 @@ impl<'a> Session<'a> {
         };
         send(&requests, uplink_request::Frame::Hello(hello)).await;
         let mut client = UplinkClient::new(channel)
-            .send_compressed(CompressionEncoding::Zstd)
-            .accept_compressed(CompressionEncoding::Zstd)
+            .send_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(limits::MESSAGE_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES);
         let greeting = async {

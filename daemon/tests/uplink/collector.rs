@@ -88,8 +88,8 @@ impl Collector {
         let door = Door::new(tls.unwrap(), collector.pki.domain.clone(), Limits::default());
         let incoming = door.open(listener, collector.stop.clone());
         let uplink = UplinkServer::new(collector.clone())
-            .send_compressed(CompressionEncoding::Zstd)
-            .accept_compressed(CompressionEncoding::Zstd)
+            .send_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(picket_proto::limits::MESSAGE_BYTES);
         let router = tonic::transport::Server::builder()
             .add_service(uplink)

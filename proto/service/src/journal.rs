@@ -13,7 +13,7 @@ use systemd_journal_logger::{JournalLog, connected_to_journal};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -184,7 +184,7 @@ pub enum LogError {
 
 /// Changes the log level of a running service.
 #[derive(Debug, Clone)]
-pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
+pub struct LogLevel(reload::Handle<Targets, Registry>);
 
 impl LogLevel {
     /// From now on only what this filter lets through.
@@ -200,8 +200,8 @@ impl LogLevel {
 ///
 /// # Errors
 /// When it makes no sense.
-pub fn filter(level: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(level).map_err(|error| LogError::Level(level.to_owned(), error))
+pub fn filter(level: &str) -> Result<Targets, LogError> {
+    level.parse::<Targets>().map_err(|error| LogError::Level(level.to_owned(), error))
 }
 
 /// Sets up logging for the process: once, in `main`.
@@ -296,5 +296,13 @@ mod tests {
     fn a_wrong_level_says_what_is_right() {
         let error = filter("loud=very=much").unwrap_err().to_string();
         assert!(error.contains("info"), "{error}");
+    }
+
+    #[test]
+    fn a_module_may_say_more_than_the_others() {
+        let filter = filter("info,picketd::engine=debug").unwrap();
+        assert!(filter.would_enable("picketd::engine::look", &Level::DEBUG));
+        assert!(!filter.would_enable("picketd::uplink", &Level::DEBUG));
+        assert!(filter.would_enable("picketd::uplink", &Level::INFO));
     }
 }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod journal;
 pub mod operator_file;
 pub mod private;
+pub mod resident;
 pub mod signal;
 pub mod supervise;
 pub mod systemd;
