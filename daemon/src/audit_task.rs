@@ -3,14 +3,13 @@
 //! K3s goes on writing to the log it was started with, whatever its configuration says meanwhile. So a log that is no
 //! longer named is followed on: see [`AuditWatch::follow`].
 
+mod kept;
+
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flate2::Compression;
-use flate2::read::{ZlibDecoder, ZlibEncoder};
 use jiff::{SignedDuration, Timestamp};
 use picket_audit::{Detector, Position, RuleError, each_event};
 use picket_host::{Host, Kind};
@@ -19,15 +18,20 @@ use picket_model::{Detection, EventBody, Gap, GapReason};
 use picket_service::chain::Chain;
 use picket_tail::{Batch, Config, Cursor, Oddity, Reader, StartAt, TailError};
 
+use self::kept::{Places, Since, in_units, packed, places_of, unpacked};
 use crate::rules;
 use crate::settings::AuditStart;
 use crate::status::Board;
 
-/// How much of the log is read before the ledger hears of it.
-const BUDGET: usize = 1 << 20;
+/// How much of the log is read before the ledger hears of it. A hostile log brings a dozen detections a line, and all
+/// of a piece are in memory at once.
+const BUDGET: usize = 256 << 10;
 /// Without a detection the place in the log is kept so often: reading that much again after a crash costs little, and
 /// flash lives longer.
 const KEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// After so many bytes the detector's memory goes into the ledger again: as much is read again after a crash.
+const REMEMBER_AFTER: u64 = 16 << 20;
 
 /// How much later than it happened an event may be in the log.
 const GRACE: SignedDuration = SignedDuration::from_secs(10);
@@ -68,6 +72,17 @@ struct Log {
     late: Option<(Instant, Timestamp)>,
     /// That was raised.
     late_told: bool,
+    /// Lines still to be judged a second time, in silence, before new ones are.
+    again: Option<Again>,
+}
+
+/// The detector's memory in the ledger is older than the place: what was judged since is judged again, and what comes
+/// of it is known already.
+#[derive(Debug)]
+struct Again {
+    lines: u64,
+    /// The place, to go on from when those lines are gone.
+    place: Cursor,
 }
 
 /// Why the end of a log was not reached.
@@ -91,6 +106,12 @@ pub struct AuditWatch {
     /// Bytes and lines read that no mark in the ledger accounts for yet.
     unkept: u64,
     kept_at: Instant,
+    /// What was judged since the detector's memory last went into the ledger.
+    since: Since,
+    since_bytes: u64,
+    remembered_at: Instant,
+    /// Something changed that memory and cannot be judged again.
+    remember: bool,
 }
 
 impl AuditWatch {
@@ -106,22 +127,48 @@ impl AuditWatch {
         board: Board,
     ) -> Result<Self, AuditError> {
         let mut detector = detector(rules, &board)?;
-        let (cursors, state) = ledger.with(|ledger| {
-            (ledger.audit_cursor().map(<[u8]>::to_vec), ledger.detector_state().map(|state| unpacked(&state.state)))
-        });
-        let cursors = cursors.map_or_else(Vec::new, |bytes| cursors_of(&bytes));
-        if let Some(state) = state.filter(|_| !cursors.is_empty())
-            && let Err(error) = detector.restore(&state)
-        {
-            tracing::warn!(error = %Chain(&error), "what the audit rules remembered is lost");
+        let (places, state) =
+            ledger.with(|ledger| (ledger.audit_cursor().map(places_of), ledger.detector_state().cloned()));
+        let places = places.unwrap_or_default();
+        let mut again = None;
+        if let Some(state) = state.filter(|_| !places.logs.is_empty()) {
+            match detector.restore(&unpacked(&state.state)) {
+                Ok(()) => {
+                    let before = places_of(&state.cursor).logs.into_iter().next();
+                    again = before.filter(|_| places.since.lines > 0);
+                    if let Some(ticked) = places.since.ticked.filter(|_| places.since.lines == 0) {
+                        // What that brought is in the ledger.
+                        detector.tick(ticked, &mut Vec::new());
+                    }
+                }
+                Err(error) => tracing::warn!(error = %Chain(&error), "what the audit rules remembered is lost"),
+            }
         }
         let now = Instant::now();
-        let mut watch = Self { host, start, ledger, board, logs: Vec::new(), detector, unkept: 0, kept_at: now };
-        watch.logs = cursors
-            .into_iter()
-            .map(|cursor| Log { cursor: Some(cursor.clone()), named: false, ..Log::new(cursor.path) })
-            .collect();
-        Ok(watch)
+        let logs = places.logs.into_iter().map(|place| {
+            let log = Log { cursor: Some(place.clone()), named: false, ..Log::new(place.path.clone()) };
+            match again.take().filter(|before| before.path == place.path) {
+                Some(before) => {
+                    let again = Some(Again { lines: places.since.lines, place });
+                    Log { cursor: Some(before), again, ..log }
+                }
+                None => log,
+            }
+        });
+        Ok(Self {
+            logs: logs.collect(),
+            host,
+            start,
+            ledger,
+            board,
+            detector,
+            unkept: 0,
+            kept_at: now,
+            since: places.since,
+            since_bytes: 0,
+            remembered_at: now,
+            remember: true,
+        })
     }
 
     /// Reads the rules anew; what was counted so far is kept.
@@ -134,6 +181,7 @@ impl AuditWatch {
             tracing::warn!(error = %Chain(&error), "what the audit rules remembered is lost");
         }
         self.detector = detector;
+        self.remember = true;
         Ok(())
     }
 
@@ -155,20 +203,25 @@ impl AuditWatch {
         for path in paths.iter().take(MOST_LOGS) {
             if !self.logs.iter().any(|log| log.path == *path) {
                 self.logs.push(Log { named: true, ..Log::new(path.clone()) });
+                self.remember = true;
             }
         }
         let there = |log: &Log| log.reader.as_ref().is_some_and(|reader| reader.place().is_some());
         let other = self.logs.iter().any(|log| log.named && there(log));
-        let mut kept = self.logs.len();
+        let before = self.logs.len();
+        let mut kept = before;
         self.logs.retain(|log| {
             // One that cannot be opened is not held on to either, once another is there.
-            let done = !log.named && (only || other && log.alive_at.elapsed() > LET_GO || kept > MOST_LOGS);
+            let done = !log.named
+                && log.again.is_none()
+                && (only || other && log.alive_at.elapsed() > LET_GO || kept > MOST_LOGS);
             if done {
                 kept -= 1;
                 tracing::info!(path = log.path, "this audit log is followed no longer");
             }
             !done
         });
+        self.remember |= kept != before;
         let shown: Vec<_> =
             self.logs.iter().filter(|log| log.named || there(log)).map(|log| log.path.clone()).collect();
         self.board.update(|state| {
@@ -186,6 +239,10 @@ impl AuditWatch {
     pub fn step(&mut self, late_after: Duration) -> Result<bool, AuditError> {
         let mut more = false;
         for at in 0..self.logs.len() {
+            if self.goes_again() && self.logs.get(at).is_some_and(|log| log.again.is_none()) {
+                more = true;
+                continue;
+            }
             match self.read(at) {
                 Ok(None) => {}
                 Ok(Some(batch)) => {
@@ -237,6 +294,11 @@ impl AuditWatch {
         if log.late_told || since.elapsed() < after {
             return Ok(());
         }
+        if let Some(again) = log.again.take() {
+            log.cursor = Some(again.place);
+            log.reader = None;
+        }
+        self.remember = true;
         log.late_told = true;
         let path = log.path.clone();
         let rule = match late {
@@ -273,7 +335,8 @@ impl AuditWatch {
     /// # Errors
     /// [`AuditError::Append`].
     pub fn stop(&mut self) -> Result<(), AuditError> {
-        if self.unkept > 0 { self.append(Vec::new()) } else { Ok(()) }
+        self.remember = true;
+        if self.unkept > 0 && !self.goes_again() { self.append(Vec::new()) } else { Ok(()) }
     }
 
     fn read(&mut self, at: usize) -> Result<Option<Batch>, TailError> {
@@ -329,7 +392,49 @@ impl AuditWatch {
         }
     }
 
-    fn take(&mut self, at: usize, batch: Batch) -> Result<(), AuditError> {
+    /// Lines are judged a second time: nothing goes into the ledger meanwhile.
+    fn goes_again(&self) -> bool {
+        self.logs.iter().any(|log| log.again.is_some())
+    }
+
+    /// Judges in silence what was judged before a crash. Says whether the rest of the batch is new; with `false` the
+    /// batch is done with.
+    fn judge_again(&mut self, at: usize, batch: &mut Batch) -> bool {
+        let Some(log) = self.logs.get_mut(at) else { return false };
+        let Some(again) = &mut log.again else { return true };
+        let odd = !batch.gaps.is_empty() || !batch.signs.is_empty();
+        if odd || (batch.lines.is_empty() && !batch.more) {
+            // Those lines are gone. The place is what counts; a few counts of the rules are lost.
+            tracing::warn!(path = log.path, "what the audit rules counted last is lost: its lines are gone");
+            log.cursor = log.again.take().map(|again| again.place);
+            log.reader = None;
+            return false;
+        }
+        let lines = usize::try_from(again.lines).unwrap_or(usize::MAX).min(batch.lines.len());
+        again.lines -= lines as u64;
+        let done = again.lines == 0;
+        let mut known = Vec::new();
+        for line in batch.lines.drain(..lines) {
+            let position = Position { file: &line.file, line: line.number };
+            each_event(&line.bytes, |event| {
+                if let Ok(event) = event {
+                    self.detector.observe(&event, position, &mut known);
+                }
+            });
+        }
+        if done {
+            log.again = None;
+            if let Some(ticked) = self.since.ticked {
+                self.detector.tick(ticked, &mut known);
+            }
+        }
+        done
+    }
+
+    fn take(&mut self, at: usize, mut batch: Batch) -> Result<(), AuditError> {
+        if !self.judge_again(at, &mut batch) {
+            return Ok(());
+        }
         let mut detections = Vec::new();
         let (mut events, mut malformed, mut last) = (0u64, 0u64, None);
         let mut first_bad = None;
@@ -362,6 +467,8 @@ impl AuditWatch {
                 tracing::error!(file = &*sign.file, "the audit log lost its name while its writer holds it open");
             }
         }
+        // What is not in the lines cannot be judged again.
+        self.remember |= !batch.signs.is_empty() || !batch.gaps.is_empty() || !bad_in.is_empty();
         for (file, (line, count)) in &bad_in {
             let position = Position { file, line: *line };
             self.detector.sign("audit-unparsable-line", position, now, *count, &mut detections);
@@ -371,6 +478,7 @@ impl AuditWatch {
             && let Ok(now) = now.checked_sub(GRACE)
         {
             self.detector.tick(now, &mut detections);
+            self.since.ticked = Some(now);
         }
         let mut bodies = self.told(detections);
         if let Some(first) = first_bad {
@@ -382,7 +490,10 @@ impl AuditWatch {
             tracing::warn!(count = lost.count, detail = lost.detail, "the audit log lost lines");
             bodies.push(EventBody::Gap { gap: lost });
         }
-        self.unkept += batch.lines.iter().map(|line| line.bytes.len() as u64 + 1).sum::<u64>();
+        let bytes = batch.lines.iter().map(|line| line.bytes.len() as u64 + 1).sum::<u64>();
+        self.unkept += bytes;
+        self.since_bytes += bytes;
+        self.since.lines += batch.lines.len() as u64;
         let place = self.logs.get(at).and_then(|log| log.reader.as_ref()?.place());
         self.board.update(|state| {
             let audit = &mut state.audit;
@@ -402,25 +513,43 @@ impl AuditWatch {
     }
 
     /// The places of all logs stand for exactly what the detector has seen: each batch is judged before the next is
-    /// read. So the three always go together.
+    /// read. So they always go together. The detector's memory is large: it goes along from time to time, and what was
+    /// judged since is judged again after a crash.
     fn append(&mut self, mut bodies: Vec<EventBody>) -> Result<(), AuditError> {
-        let cursors: Vec<_> = self
+        let logs: Vec<_> = self
             .logs
             .iter()
             .filter_map(|log| log.reader.as_ref().map(Reader::cursor).or_else(|| log.cursor.clone()))
             .collect();
+        // In which order the lines of several logs were judged is not written down.
+        let remember = self.remember
+            || logs.len() != 1
+            || self.since_bytes >= REMEMBER_AFTER
+            || self.remembered_at.elapsed() >= KEEP_EVERY;
+        let mut detector = None;
+        if remember {
+            self.since = Since::default();
+            let mut closed = Vec::new();
+            detector = self
+                .detector
+                .state_within(AuditMark::DETECTOR_MAX, &mut closed)
+                .inspect_err(
+                    |error| tracing::warn!(error = %Chain(error), "what the audit rules remember cannot be kept"),
+                )
+                .ok()
+                .map(|state| packed(&state));
+            bodies.extend(closed.into_iter().map(|detection| EventBody::Detection { detection }));
+            (self.remember, self.since_bytes, self.remembered_at) = (false, 0, Instant::now());
+        }
         // Plain structures always serialise.
-        let cursor = serde_json::to_vec(&cursors).unwrap_or_default();
-        let mut closed = Vec::new();
-        let detector = self
-            .detector
-            .state_within(AuditMark::DETECTOR_MAX, &mut closed)
-            .inspect_err(|error| tracing::warn!(error = %Chain(error), "what the audit rules remember cannot be kept"))
-            .ok()
-            .map(|state| packed(&state));
-        bodies.extend(closed.into_iter().map(|detection| EventBody::Detection { detection }));
+        let cursor = serde_json::to_vec(&Places { logs, since: self.since }).unwrap_or_default();
         let now = self.host.now();
-        self.ledger.with(|ledger| ledger.append(bodies, Some(AuditMark { cursor, detector }), now))?;
+        let mut units = in_units(bodies);
+        let last = units.pop().unwrap_or_default();
+        self.ledger.with(|ledger| {
+            units.into_iter().try_for_each(|unit| ledger.append(unit, None, now).map(drop))?;
+            ledger.append(last, Some(AuditMark { cursor, detector }), now)
+        })?;
         self.unkept = 0;
         self.kept_at = Instant::now();
         Ok(())
@@ -438,39 +567,9 @@ impl Log {
             trouble: None,
             late: None,
             late_told: false,
+            again: None,
         }
     }
-}
-
-/// A detector's memory as it lies in the ledger. It goes with every append, and flash lives longer with less.
-fn packed(state: &[u8]) -> Vec<u8> {
-    // Reading from memory does not fail.
-    let mut bytes = Vec::new();
-    match ZlibEncoder::new(state, Compression::fast()).read_to_end(&mut bytes) {
-        Ok(_) if bytes.len() < state.len() => bytes,
-        _ => state.to_vec(),
-    }
-}
-
-/// The memory again; one that was not packed begins with a brace.
-fn unpacked(bytes: &[u8]) -> Vec<u8> {
-    if bytes.first() == Some(&b'{') {
-        return bytes.to_vec();
-    }
-    let mut state = Vec::new();
-    // What is broken does not parse, which is told then.
-    ZlibDecoder::new(bytes).take(AuditMark::DETECTOR_MAX as u64 * 2).read_to_end(&mut state).ok();
-    state
-}
-
-/// The places in the ledger: one of each log. Before there could be several it was a single one.
-fn cursors_of(bytes: &[u8]) -> Vec<Cursor> {
-    serde_json::from_slice::<Vec<Cursor>>(bytes)
-        .or_else(|_| serde_json::from_slice::<Cursor>(bytes).map(|one| vec![one]))
-        .unwrap_or_else(|error| {
-            tracing::warn!(%error, "the place in the audit log cannot be read; reading begins anew");
-            Vec::new()
-        })
 }
 
 /// A detector with the rules that are compiled in and those of the site. What cannot be used is told in the log and in
@@ -499,29 +598,4 @@ fn detector(folder: &Path, board: &Board) -> Result<Detector, RuleError> {
 
 fn gap(count: u64, detail: String) -> EventBody {
     EventBody::Gap { gap: Gap { reason: GapReason::AuditLog, count, first: None, last: None, detail } }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_memory_is_the_same_after_it_was_packed_and_one_of_before_is_read_too() {
-        let state = format!("{{\"windows\":[{}]}}", "[1,2],".repeat(5000)).into_bytes();
-        assert!(packed(&state).len() < state.len() / 10);
-        assert_eq!(unpacked(&packed(&state)), state);
-        assert_eq!(unpacked(&state), state);
-        assert_eq!(unpacked(&packed(b"{}")), b"{}");
-    }
-
-    #[test]
-    fn places_of_several_logs_and_of_the_single_one_of_before_are_read() {
-        let cursor =
-            Cursor { path: "/a".into(), done: None, read: None, waiting: Vec::new(), file: None, orphan: None };
-        let one = serde_json::to_vec(&cursor).unwrap_or_default();
-        let many = serde_json::to_vec(&[&cursor, &cursor]).unwrap_or_default();
-        assert_eq!(cursors_of(&one), std::slice::from_ref(&cursor));
-        assert_eq!(cursors_of(&many).len(), 2);
-        assert!(cursors_of(b"nonsense").is_empty());
-    }
 }

@@ -335,7 +335,12 @@ impl Reader {
             Some(Active { kind: Kind::Backup(stamp), .. }) => Some(stamp.clone()),
             _ => None,
         };
-        for gone in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting);
+        if waiting.iter().any(|stamp| !there.contains_key(stamp)) {
+            // Of a log that is compressed meanwhile a listing can show neither name.
+            there = self.list()?;
+        }
+        for gone in waiting {
             if !there.contains_key(&gone) {
                 self.sign(Oddity::Lost, self.config.shown.as_str().into(), 0);
                 let log = &self.config.shown;
@@ -541,18 +546,13 @@ impl Reader {
             Some((_, size)) => size,
             // Between a rename and the new file the name is missing for a moment, but the old file has another then.
             None => {
-                if !active.unlinked && active.source.has_no_name() {
-                    active.unlinked = true;
-                    self.signs.push(Sign {
-                        oddity: Oddity::Unlinked,
-                        file: Arc::clone(&active.shown),
-                        line: active.splitter.lines().unwrap_or(0),
-                    });
+                if !active.unlinked && active.source.has_no_name() && !self.has_unread()? {
+                    self.tell_unlinked();
                 }
                 0
             }
         };
-        if size == 0 && self.list()?.keys().all(|s| self.known.contains(s)) {
+        if size == 0 && !self.has_unread()? {
             // Nothing follows yet. A foreign rename leaves the API server writing to the old file.
             return Ok(false);
         }
@@ -568,16 +568,25 @@ impl Reader {
         Ok(true)
     }
 
+    /// Are there rotated logs that are not done with? With them, a file without a name is one of theirs, compressed.
+    pub(crate) fn has_unread(&self) -> Result<bool, TailError> {
+        Ok(self.list()?.keys().any(|s| !self.known.contains(s)))
+    }
+
+    fn tell_unlinked(&mut self) {
+        let Some(active) = &mut self.active else { return };
+        active.unlinked = true;
+        let (file, line) = (Arc::clone(&active.shown), active.splitter.lines().unwrap_or(0));
+        self.sign(Oddity::Unlinked, file, line);
+    }
+
     /// Another file has the log's name. Unless lumberjack put the one being read away, its writer may go on writing to
     /// it. Says whether reading goes on in the new file, after what it has in common with this one.
     fn replaced(&mut self) -> Result<bool, TailError> {
         let Some(active) = &self.active else { return Ok(false) };
         let (identity, end) = (active.source.identity, active.source.pos());
         let print = active.source.fingerprint(end);
-        if print.len == 0
-            || self.rotated_as(identity, print, end)?.is_some()
-            || self.list()?.keys().any(|s| !self.known.contains(s))
-        {
+        if print.len == 0 || self.rotated_as(identity, print, end)?.is_some() || self.has_unread()? {
             return Ok(false);
         }
         let path = self.config.path.clone();

@@ -70,7 +70,10 @@ impl Reader {
             return Ok(());
         }
         let detail = match (Identity::at(&self.config.path), &mark.stamp) {
-            (Ok(Some((identity, _))), None) if identity == (Identity { dev: mark.dev, ino: mark.ino }) => {
+            // Inodes are used again: with rotated logs to read, this is a younger log.
+            (Ok(Some((identity, _))), None)
+                if identity == (Identity { dev: mark.dev, ino: mark.ino }) && !self.has_unread()? =>
+            {
                 self.sign(Oddity::Truncated, self.config.shown.as_str().into(), 0);
                 format!(
                     "{} was truncated while nobody was reading it; what was written after byte {} is lost",

@@ -577,3 +577,21 @@ fn a_folder_that_is_swapped_by_its_link_is_followed_and_what_is_open_read_to_its
     reader.relocate(dir.path().join("gone/audit.log"));
     assert_eq!(reader.path(), new);
 }
+
+#[test]
+fn a_log_that_was_rotated_and_compressed_is_not_deleted_while_the_next_rotation_leaves_no_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let backup = |second: u32, end: &str| dir.path().join(format!("audit-2026-01-15T10-00-{second:02}.000.log{end}"));
+    append(&log, "one\n");
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+    assert_eq!(texts(&everything(&mut reader)), ["one"]);
+    fs::remove_file(&log).unwrap();
+    let mut packed =
+        flate2::write::GzEncoder::new(File::create(backup(1, ".gz")).unwrap(), flate2::Compression::fast());
+    packed.write_all(b"one\n").unwrap();
+    packed.finish().unwrap();
+    fs::write(backup(2, ""), "two\n").unwrap();
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), oddities(&batch), batch.gaps), (vec!["two".into()], vec![], vec![]));
+}

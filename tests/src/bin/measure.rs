@@ -3,7 +3,7 @@
 //! `cargo run -p picket-tests --bin measure [latency|scan|memory|sizes]…` (all without a word)
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ use serde_json::Value;
 
 /// Changes whose way to the collector is timed.
 const CHANGES: usize = 200;
+/// How long the audit log is written to, and how fast.
+const BUSY: Duration = Duration::from_secs(40);
+const EVENTS_A_SECOND: u128 = 500;
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -115,6 +118,7 @@ fn running(binaries: &Binaries, node: &SampleNode, dir: &Path, latency: bool, me
         println!("resident memory, idle after a full evaluation");
         println!("  picketd            {:.1} MiB", rss_mib(daemon.process()?.pid())?);
         println!("  picket-collector   {:.1} MiB", rss_mib(collector.process()?.pid())?);
+        busy(&mut daemon, node)?;
     }
     if latency {
         let key = format!("{DATA_DIR}/server/tls/client-admin.key");
@@ -144,6 +148,33 @@ fn running(binaries: &Binaries, node: &SampleNode, dir: &Path, latency: bool, me
         );
     }
     daemon.stop()
+}
+
+/// The log of a real K3s, written anew at a steady rate.
+fn busy(daemon: &mut Daemon, node: &SampleNode) -> anyhow::Result<()> {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/audit/k3s-real/audit.log.gz");
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(fs::File::open(fixture)?).read_to_string(&mut text)?;
+    let mut lines = text.split_inclusive('\n').cycle();
+    let log = format!("{DATA_DIR}/server/logs/audit.log");
+    let pid = daemon.process()?.pid();
+    let (begun, mut written, mut seen) = (Instant::now(), 0, Vec::new());
+    while begun.elapsed() < BUSY {
+        let due = begun.elapsed().as_millis() * EVENTS_A_SECOND / 1000;
+        let mut piece = String::new();
+        while written < due {
+            piece.push_str(lines.next().context("the fixture is empty")?);
+            written += 1;
+        }
+        node.append(&log, &piece)?;
+        seen.push(rss_mib(pid)?);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    seen.sort_by(f64::total_cmp);
+    let at = |percent: usize| seen.get(seen.len() * percent / 100).or(seen.last()).copied().unwrap_or_default();
+    println!("resident memory at {EVENTS_A_SECOND} audit events/s, {} s", BUSY.as_secs());
+    println!("  picketd            median {:.1} MiB, most {:.1} MiB", at(50), at(100));
+    Ok(())
 }
 
 fn sync_times(dir: &Path) -> anyhow::Result<Vec<Duration>> {

@@ -1,0 +1,131 @@
+//! What the tail keeps in the ledger: places in the logs, the detector's memory, detections in portions.
+
+use std::io::Read as _;
+
+use flate2::Compression;
+use flate2::read::{ZlibDecoder, ZlibEncoder};
+use jiff::Timestamp;
+use picket_ledger::AuditMark;
+use picket_model::EventBody;
+use picket_tail::Cursor;
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of one append, roughly; the ledger takes 14 MiB.
+const UNIT_BYTES: usize = 6 << 20;
+
+/// A detector's memory as it lies in the ledger. It goes with every append, and flash lives longer with less.
+pub(super) fn packed(state: &[u8]) -> Vec<u8> {
+    // Reading from memory does not fail.
+    let mut bytes = Vec::new();
+    match ZlibEncoder::new(state, Compression::fast()).read_to_end(&mut bytes) {
+        Ok(_) if bytes.len() < state.len() => bytes,
+        _ => state.to_vec(),
+    }
+}
+
+/// The memory again; one that was not packed begins with a brace.
+pub(super) fn unpacked(bytes: &[u8]) -> Vec<u8> {
+    if bytes.first() == Some(&b'{') {
+        return bytes.to_vec();
+    }
+    let mut state = Vec::new();
+    // What is broken does not parse, which is told then.
+    ZlibDecoder::new(bytes).take(AuditMark::DETECTOR_MAX as u64 * 2).read_to_end(&mut state).ok();
+    state
+}
+
+/// The ledger takes no append of any size, and one line can hold many thousand events glued together. Nearly always
+/// this is one unit; of several, the last one carries the place.
+pub(super) fn in_units(bodies: Vec<EventBody>) -> Vec<Vec<EventBody>> {
+    let mut units = vec![Vec::new()];
+    let mut bytes = 0;
+    for body in bodies {
+        let size = match &body {
+            EventBody::Detection { detection: d } => {
+                let texts = [&d.title, &d.file, &d.user, &d.audit_id, &d.object.namespace, &d.object.name];
+                let lists = d.audit_ids.iter().chain(&d.forgeable_sources).map(|text| text.len() + 3).sum::<usize>();
+                // Control characters take six bytes in JSON, but detections hold none.
+                1024 + 2 * texts.into_iter().map(String::len).sum::<usize>() + lists
+            }
+            _ => 4096,
+        };
+        bytes += size;
+        if bytes > UNIT_BYTES {
+            bytes = size;
+            units.push(Vec::new());
+        }
+        if let Some(unit) = units.last_mut() {
+            unit.push(body);
+        }
+    }
+    units
+}
+
+/// How far the logs are accounted for, as it lies in the ledger.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Places {
+    /// One of each log.
+    pub(super) logs: Vec<Cursor>,
+    /// What was judged since the memory that lies in the ledger.
+    pub(super) since: Since,
+}
+
+/// What was judged since the detector's memory last went into the ledger. Only with a single log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Since {
+    pub(super) lines: u64,
+    /// The last time the detector was told of without a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ticked: Option<Timestamp>,
+}
+
+/// The places in the ledger. Before, they were a list, and at first a single one.
+pub(super) fn places_of(bytes: &[u8]) -> Places {
+    let of = |logs| Places { logs, since: Since::default() };
+    serde_json::from_slice::<Places>(bytes)
+        .or_else(|_| serde_json::from_slice::<Vec<Cursor>>(bytes).map(of))
+        .or_else(|_| serde_json::from_slice::<Cursor>(bytes).map(|one| of(vec![one])))
+        .unwrap_or_else(|error| {
+            tracing::warn!(%error, "the place in the audit log cannot be read; reading begins anew");
+            Places::default()
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gap;
+    use super::*;
+
+    #[test]
+    fn a_memory_is_the_same_after_it_was_packed_and_one_of_before_is_read_too() {
+        let state = format!("{{\"windows\":[{}]}}", "[1,2],".repeat(5000)).into_bytes();
+        assert!(packed(&state).len() < state.len() / 10);
+        assert_eq!(unpacked(&packed(&state)), state);
+        assert_eq!(unpacked(&state), state);
+        assert_eq!(unpacked(&packed(b"{}")), b"{}");
+    }
+
+    #[test]
+    fn more_detections_than_the_ledger_takes_at_once_are_several_appends() {
+        let few = vec![gap(1, "x".into()); 3];
+        assert_eq!(in_units(few.clone()), [few]);
+        assert_eq!(in_units(Vec::new()), [Vec::new()]);
+        let many = in_units(vec![gap(1, "x".into()); 5000]);
+        assert_eq!(many.iter().map(Vec::len).sum::<usize>(), 5000);
+        assert!(many.len() > 1 && many.iter().all(|unit| unit.len() * 4096 <= UNIT_BYTES));
+    }
+
+    #[test]
+    fn places_of_several_logs_and_of_the_single_one_of_before_are_read() {
+        let cursor =
+            Cursor { path: "/a".into(), done: None, read: None, waiting: Vec::new(), file: None, orphan: None };
+        let one = serde_json::to_vec(&cursor).unwrap_or_default();
+        let many = serde_json::to_vec(&[&cursor, &cursor]).unwrap_or_default();
+        assert_eq!(places_of(&one).logs, std::slice::from_ref(&cursor));
+        assert_eq!(places_of(&many).logs.len(), 2);
+        assert!(places_of(b"nonsense").logs.is_empty());
+        let since = Since { lines: 7, ticked: Some(Timestamp::UNIX_EPOCH) };
+        let places = Places { logs: vec![cursor], since };
+        assert_eq!(places_of(&serde_json::to_vec(&places).unwrap_or_default()), places);
+    }
+}
