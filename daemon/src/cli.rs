@@ -134,11 +134,12 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let result = cli.command.run(&mut out).and_then(|outcome| {
-        out.flush().map_err(Failure::output)?;
-        Ok(outcome)
-    });
+    // As much as a pipe takes at once: a report has hundreds of kilobytes.
+    let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout().lock());
+    let result = cli.command.run(&mut out);
+    // What was said before an error stands before it.
+    let flushed = out.flush().map_err(Failure::output);
+    let result = result.and_then(|outcome| flushed.map(|()| outcome));
     match result {
         Ok(Outcome::Clean) => ExitCode::SUCCESS,
         Ok(Outcome::Findings) => ExitCode::from(1),

@@ -121,6 +121,37 @@ fn certs_prints_every_certificate() {
 }
 
 #[test]
+fn certs_looks_everywhere_and_names_what_gives_none() {
+    let node = node(Profile::DefaultServer);
+    let tls = Path::new(&node.root).join("var/lib/rancher/k3s/server/tls");
+    let pem = std::fs::read(tls.join("client-admin.crt")).unwrap();
+    let kept = ["root-ca.pem", "etcd/root-ca.pem", "temporary-certs/loopback.crt", "cloud-controller-manager/x.crt"];
+    for name in kept {
+        std::fs::create_dir_all(tls.join(name).parent().unwrap()).unwrap();
+        std::fs::write(tls.join(name), &pem).unwrap();
+    }
+    std::fs::write(tls.join("client-bom.crt"), [b"\xef\xbb\xbf", pem.as_slice()].concat()).unwrap();
+    std::fs::write(tls.join("client-cut.crt"), &pem[..300]).unwrap();
+    std::fs::write(tls.join("client-large.crt"), [pem.as_slice(), &[b'\n'; 10 << 20]].concat()).unwrap();
+    std::os::unix::fs::symlink("/nowhere.crt", tls.join("client-link.crt")).unwrap();
+    let late = "2037-01-01T00:00:00Z";
+    let out = json(&picketd(&["certs", "--root", &node.root, "--at", late, "-o", "json"]));
+    let named = |list: &str, name: &str| {
+        let all = out[list].as_array().unwrap();
+        all.iter().any(|c| c["file"].as_str().unwrap().ends_with(&format!("/server/tls/{name}")))
+    };
+    for name in kept {
+        assert!(named("certificates", name), "{name}");
+    }
+    for name in ["client-bom.crt", "client-cut.crt", "client-large.crt", "client-link.crt"] {
+        assert!(named("unreadable", name) && !named("certificates", name), "{name}");
+    }
+    assert!(out["certificates"].as_array().unwrap().iter().all(|c| c["validity"] == "expired"));
+    let early = picketd(&["certs", "--root", &node.root, "--at", "2020-01-01T00:00:00Z"]);
+    assert!(String::from_utf8_lossy(&early.stdout).contains("not yet valid"));
+}
+
+#[test]
 fn config_prints_where_each_value_comes_from() {
     let node = node(Profile::HardenedServer);
     let drop_in = Path::new(&node.root).join("etc/rancher/k3s/config.yaml.d");

@@ -8,3 +8,4 @@ pub mod live;
 pub mod node;
 pub mod process;
 pub mod wait;
+pub mod yardstick;

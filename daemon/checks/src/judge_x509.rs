@@ -72,6 +72,9 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
             rows.push(row.with(Evidence::at((*path).to_owned(), detail)));
         }
     }
+    if control.expected.op == Op::ValidityDaysAtMost {
+        rows.extend(wanted_life(ctx, control));
+    }
     for (path, reason) in selection.unreadable {
         rows.push(Row::unknown(path, reason));
     }
@@ -150,6 +153,19 @@ fn one(ctx: Context<'_>, control: &Control, subject: &str, certificate: &CertFac
         Op::AllOf => strength(subject, certificate),
         other => Row::unknown(subject, format!("op {other:?} does not judge certificates")),
     }
+}
+
+/// The life K3s is told to give to new certificates: what is on disk shows it only after the next renewal.
+fn wanted_life(ctx: Context<'_>, control: &Control) -> Option<Row> {
+    let setting = ctx.config().ok()?.certificate_days.as_ref()?;
+    let subject = "CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS";
+    let limit = control.expected.number().unwrap_or(0);
+    let row = match setting.value.parse::<i64>() {
+        Ok(days) => Row::pass_if(subject, days <= limit, format!("new certificates get {days} days")),
+        // K3s takes its own year then.
+        Err(_) => Row::new(subject, Status::Pass, "no whole number, so K3s gives a year"),
+    };
+    Some(row.with(setting.evidence.clone()))
 }
 
 /// K3s renews only at a start inside the window: 120 days, 90 before the patches of May 2025.

@@ -41,6 +41,9 @@ pub struct NodeConfig {
     /// Flags of the components (`kube-apiserver`, `kubelet`, `kube-proxy`, …). A component that is not there is not
     /// known; a flag that is not there is not passed.
     pub components: BTreeMap<String, BTreeMap<String, Flag>>,
+    /// The life of new certificates in days, where the service's environment sets it.
+    #[serde(default)]
+    pub certificate_days: Option<Setting>,
     /// What K3s would refuse and so not start with.
     pub problems: Vec<Evidence>,
     /// What takes effect in another way than its files show.

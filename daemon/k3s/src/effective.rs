@@ -217,6 +217,9 @@ pub struct EffectiveConfig {
     /// K3s' default of each option that has one.
     #[serde(skip)]
     pub(crate) defaults: BTreeMap<String, String>,
+    /// The life of new certificates in days where the environment sets it, with path and line.
+    #[serde(skip)]
+    pub(crate) certificate_days: Option<(String, String, u32)>,
     /// Whether the configuration files could be read and merged; if not, their values are not known.
     #[serde(skip)]
     pub(crate) files_understood: bool,

@@ -14,6 +14,9 @@ use crate::unit::{self, Start};
 use crate::version::K3sVersion;
 use crate::{Ask, journal, kubelet_config, refusals, traps};
 
+/// The variable with which somebody changes the life of certificates K3s makes.
+const CERTIFICATE_DAYS: &str = "CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS";
+
 /// The first versions of each set of defaults, oldest first: what may run on a node whose version is not known.
 const STEPS: [K3sVersion; 10] = [
     K3sVersion::new(1, 31, 0),
@@ -106,6 +109,10 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         Ok(value) if role != Some(Role::Agent) => value,
         _ => None,
     };
+    let certificate_days = start.as_ref().and_then(|start| {
+        let (variable, path) = start.environment.get(CERTIFICATE_DAYS)?;
+        Some((variable.value.clone(), path.clone(), variable.line)).filter(|(value, ..)| !value.is_empty())
+    });
     bound(&mut problems, &mut warnings);
     sources.sort();
     sources.dedup();
@@ -121,6 +128,7 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         problems,
         warnings,
         unit: start.map(|s| s.path),
+        certificate_days,
         variants,
         files_understood,
         sources,
@@ -297,6 +305,12 @@ impl EffectiveConfig {
     /// Whether the configuration files could be read and merged. If not, only command line and environment are known.
     pub const fn files_understood(&self) -> bool {
         self.files_understood
+    }
+
+    /// The life of new certificates in days as the service's environment sets it, with path and
+    /// line.
+    pub fn certificate_days(&self) -> Option<(&str, &str, u32)> {
+        self.certificate_days.as_ref().map(|(value, path, line)| (value.as_str(), path.as_str(), *line))
     }
 
     /// Files and folders this rests on, present or not: what to watch.

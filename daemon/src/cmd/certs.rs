@@ -106,7 +106,11 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
                 certificates.certificates.extend(value.into_iter().map(|c| row(&file, c, at)));
             }
             Observation::Unreadable { reason } => certificates.unreadable.push(Unreadable { file, reason }),
-            Observation::Absent => {}
+            // Its name is there, or it would not have been looked at.
+            Observation::Absent => {
+                let reason = "a link that leads nowhere, or gone meanwhile".to_owned();
+                certificates.unreadable.push(Unreadable { file, reason });
+            }
         }
     }
     let ports = ports(&host, &data_dir);

@@ -72,7 +72,7 @@ fn result(v: &Verdict, rule: usize) -> Value {
         "kind": kind,
         "level": level,
         "message": { "text": format!("{}: {} (wanted: {})", v.subject, v.observed, v.expected) },
-        "locations": v.evidence.iter().filter_map(location).collect::<Vec<_>>(),
+        "locations": locations(v),
         "partialFingerprints": { "picketSubject/v1": format!("{}#{}", v.control, v.subject) },
         "properties": { "subject": v.subject, "status": v.status, "severity": v.severity, "state": v.state },
     })
@@ -86,6 +86,16 @@ fn suppression(waived: &Waived) -> Value {
         "justification": waived.reason,
         "properties": { "expires": waived.expires },
     })
+}
+
+/// Where it was seen; what stands in no file has its place by name.
+fn locations(v: &Verdict) -> Vec<Value> {
+    let found: Vec<Value> = v.evidence.iter().filter_map(location).collect();
+    if !found.is_empty() {
+        return found;
+    }
+    let name = format!("{}/{}", v.control, v.subject);
+    vec![json!({ "logicalLocations": [{ "name": v.subject, "fullyQualifiedName": name }] })]
 }
 
 fn location(evidence: &Evidence) -> Option<Value> {

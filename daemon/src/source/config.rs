@@ -255,6 +255,9 @@ pub fn node_config(configuration: &Configuration) -> NodeConfig {
                 (component, flags)
             })
             .collect(),
+        certificate_days: configuration.certificate_days().map(|(value, path, line)| {
+            Setting::new(value, evidence(&Some(path.to_owned()), Some(line), "environment"))
+        }),
         problems: configuration
             .problems
             .iter()

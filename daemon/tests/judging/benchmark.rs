@@ -124,7 +124,12 @@ fn sarif_has_what_the_format_demands() {
         assert!(["error", "warning", "note", "none"].contains(&level));
         assert_eq!(kind == "fail", level != "none", "only a failure has a level: {result}");
         assert!(!result["message"]["text"].as_str().unwrap().is_empty());
-        for place in result["locations"].as_array().unwrap() {
+        let places = result["locations"].as_array().unwrap();
+        assert!(!places.is_empty(), "{result}");
+        for place in places {
+            if place["logicalLocations"][0]["fullyQualifiedName"].is_string() {
+                continue;
+            }
             let physical = &place["physicalLocation"];
             assert!(physical["artifactLocation"]["uri"].as_str().unwrap().starts_with("file:///"), "{place}");
             if let Some(region) = physical.get("region") {

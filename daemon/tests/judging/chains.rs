@@ -123,6 +123,24 @@ fn a_damaged_signature_is_seen() {
     assert_eq!(status(&node, "cert-signed-by-ca", &file).0, Status::Fail);
 }
 
+/// The environment decides the life of the next certificates; those on disk show it a year later.
+#[test]
+fn a_longer_life_for_new_certificates_is_seen_before_they_exist() {
+    let control = "cert-validity-not-extended";
+    let node = Node::new(Profile::DefaultServer);
+    assert!(rows(&node.scan(&built_in()), control).iter().all(|v| v.status == Status::Pass));
+    for (days, wanted) in [("3650", Status::Fail), ("90", Status::Pass)] {
+        let variable = format!("CATTLE_NEW_SIGNED_CERT_EXPIRATION_DAYS={days}\n");
+        node.sample.write("/etc/systemd/system/k3s.service.env", variable).unwrap();
+        let report = node.scan(&built_in());
+        let row = rows(&report, control).into_iter().find(|v| v.subject.starts_with("CATTLE")).unwrap();
+        assert_eq!(row.status, wanted, "{row:?}");
+        let from = &row.evidence[0];
+        let path = from.path.as_deref().unwrap();
+        assert!(path.ends_with("k3s.service.env") && from.line == Some(1), "{from:?}");
+    }
+}
+
 fn pem_blocks(text: &str) -> Vec<Vec<u8>> {
     use rustls_pki_types::CertificateDer;
     use rustls_pki_types::pem::PemObject as _;

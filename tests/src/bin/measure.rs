@@ -14,7 +14,7 @@ use picket_tests::collector::Collector;
 use picket_tests::daemon::Daemon;
 use picket_tests::live::Live;
 use picket_tests::node::{DATA_DIR, Profile, SampleNode};
-use picket_tests::wait;
+use picket_tests::{wait, yardstick};
 use serde_json::Value;
 
 /// Changes whose way to the collector is timed.
@@ -50,7 +50,7 @@ fn sizes(binaries: &Binaries) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A whole `picketd scan`, against a shell that asks `stat` for each file a verdict speaks of.
+/// A whole `picketd scan`, against a shell pipeline for each of its verdicts.
 fn scan(binaries: &Binaries, node: &SampleNode, dir: &Path) -> anyhow::Result<()> {
     let run = || -> anyhow::Result<(Duration, Vec<u8>)> {
         let begun = Instant::now();
@@ -63,25 +63,13 @@ fn scan(binaries: &Binaries, node: &SampleNode, dir: &Path) -> anyhow::Result<()
     let mut took = (0..50).map(|_| run().map(|r| r.0)).collect::<Result<Vec<_>, _>>()?;
     let result: Value = serde_json::from_slice(&json)?;
     let verdicts = result["verdicts"].as_array().context("no verdicts")?;
-    let files: Vec<&str> =
-        verdicts.iter().filter_map(|v| v["subject"].as_str()).filter(|s| s.starts_with('/')).collect();
-    let begun = Instant::now();
-    for file in &files {
-        let path = node.path(file);
-        let pipeline = format!("stat -c %a '{}' 2>/dev/null | grep -qE '^[0-7]?[0-6]00$'", path.display());
-        Command::new("sh").args(["-c", &pipeline]).status()?;
-    }
-    let shell = begun.elapsed();
-    let log = dir.join("time");
-    Command::new("/usr/bin/time")
-        .args(["-f", "%M", "-o"])
-        .arg(&log)
-        .arg(&binaries.picketd)
-        .args(["scan", "-o", "json", "--root"])
-        .arg(node.root())
-        .output()
-        .context("/usr/bin/time")?;
-    let peak_kib: f64 = fs::read_to_string(&log)?.lines().last().unwrap_or_default().trim().parse()?;
+    let pipelines: Vec<String> = verdicts.iter().filter_map(|v| yardstick::pipeline(node, v)).collect();
+    let with_files = pipelines.iter().filter(|p| p.starts_with("stat ")).count();
+    let with_openssl = pipelines.iter().filter(|p| p.contains("openssl")).count();
+    let mut shell = (0..3).map(|_| yardstick::run(&pipelines)).collect::<Result<Vec<_>, _>>()?;
+    shell.sort_unstable();
+    let shell = percentile(&shell, 50);
+    let peak_mib = peak(binaries, dir, &["scan", "-o", "json", "--root"], Some(node.root()))?;
     took.sort_unstable();
     let median = percentile(&took, 50);
     println!("picketd scan of the hardened sample server, whole process, warm, 50 runs");
@@ -90,15 +78,32 @@ fn scan(binaries: &Binaries, node: &SampleNode, dir: &Path) -> anyhow::Result<()
         verdicts.len(),
         ms(median),
         ms(percentile(&took, 99)),
-        peak_kib / 1024.0
+        peak_mib
     );
     println!(
-        "  yardstick: `sh -c 'stat | grep'` for the {} file verdicts among them: {:.0} ms, {:.0} times as long",
-        files.len(),
+        "  yardstick: a `sh -c '… | grep'` for each of the {} decided ones ({with_files} stat, {with_openssl} openssl, the rest \
+         flags, options and kernel parameters), median of 3: {:.0} ms, {:.0} times as long",
+        pipelines.len(),
         ms(shell),
         shell.as_secs_f64() / median.as_secs_f64()
     );
+    println!("  memory of `picketd --version` for comparison: {:.1} MiB", peak(binaries, dir, &["--version"], None)?);
     Ok(())
+}
+
+/// Peak resident memory of a run.
+fn peak(binaries: &Binaries, dir: &Path, args: &[&str], root: Option<&Path>) -> anyhow::Result<f64> {
+    let log = dir.join("time");
+    Command::new("/usr/bin/time")
+        .args(["-f", "%M", "-o"])
+        .arg(&log)
+        .arg(&binaries.picketd)
+        .args(args)
+        .args(root)
+        .output()
+        .context("/usr/bin/time")?;
+    let kib: f64 = fs::read_to_string(&log)?.lines().last().unwrap_or_default().trim().parse()?;
+    Ok(kib / 1024.0)
 }
 
 fn running(binaries: &Binaries, node: &SampleNode, dir: &Path, latency: bool, memory: bool) -> anyhow::Result<()> {

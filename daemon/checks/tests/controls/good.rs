@@ -205,6 +205,7 @@ fn server_config() -> NodeConfig {
             ("kubelet".to_owned(), kubelet_flags()),
             ("kube-proxy".to_owned(), BTreeMap::new()),
         ]),
+        certificate_days: None,
         problems: Vec::new(),
         traps: clean(),
     }
@@ -230,6 +231,7 @@ fn agent_config() -> NodeConfig {
             ("kubelet".to_owned(), kubelet_flags()),
             ("kube-proxy".to_owned(), BTreeMap::new()),
         ]),
+        certificate_days: None,
         problems: Vec::new(),
         traps: clean(),
     }
