@@ -110,6 +110,8 @@ pub struct Detector {
     forgetting: Vec<usize>,
     /// Rules whose open detections a later event makes worse.
     followed: Vec<usize>,
+    /// Until when a later event may do so.
+    follow_until: i64,
     /// Correlations by the rule whose detections they are over.
     followers: HashMap<String, Vec<usize>>,
     known: Known,
@@ -207,6 +209,7 @@ impl Detector {
             counters: Counters::default(),
             forgetting,
             followed,
+            follow_until: i64::MIN,
             followers,
             known: Known::default(),
             reasons: None,
@@ -474,6 +477,9 @@ impl Detector {
         let mut window =
             self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, time.saturating_add(window_us)));
         let was_open = window.open.is_some();
+        if let Some(followed) = &stateful.followed {
+            self.follow_until = self.follow_until.max(time.saturating_add(followed.within_s.saturating_mul(MICROS)));
+        }
         // Installing a chart changes RBAC and then workloads: without a worse first step that is everyday work.
         let everyday = stateful.first_step.is_some_and(|wanted| worst < wanted);
         let news = if let Some(open) = &mut window.open {
@@ -573,6 +579,9 @@ impl Detector {
 
     /// Makes an open detection worse when this event is what its rule wants to see after it.
     fn follow(&mut self, view: &View<'_>, now: i64, out: &mut Vec<Detection>) {
+        if now > self.follow_until {
+            return;
+        }
         for &at in &self.followed {
             let Some((rule, followed)) =
                 self.rules.get(at).and_then(|rule| Some((rule, rule.stateful.followed.as_ref()?)))
@@ -672,6 +681,8 @@ impl Detector {
             }
         }
         self.windows.evicted = state.counters.evicted;
+        // Only saves looking; what is to be found says itself until when it matters.
+        self.follow_until = i64::MAX;
         self.known = Known::restored(state.known);
         self.known.evicted = state.counters.facts_evicted;
         Ok(())

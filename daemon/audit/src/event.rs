@@ -261,7 +261,12 @@ impl<'a> Event<'a> {
                 Ok(self)
             }
             None if self.verb.is_some() || self.stage.is_some() => Ok(self),
-            kind => Err(LineError::Foreign(kind.as_deref().unwrap_or("").chars().take(64).collect())),
+            kind => {
+                // Only what looks like a kind: a foreign line may hold anything anywhere.
+                let kind =
+                    kind.as_deref().filter(|kind| kind.len() <= 64 && kind.bytes().all(|b| b.is_ascii_alphabetic()));
+                Err(LineError::Foreign(kind.unwrap_or("").to_owned()))
+            }
         }
     }
 }

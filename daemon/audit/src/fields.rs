@@ -359,6 +359,7 @@ impl<'e> View<'e> {
     pub(crate) fn key_part(&self, field: &str) -> Cow<'_, str> {
         match field {
             "owner" => return Cow::Owned(self.owner().unwrap_or_default()),
+            "responseStatus.code" => return self.key_part("code"),
             "name" => return self.name().unwrap_or_default(),
             _ => {}
         }
@@ -433,7 +434,8 @@ impl<'e> View<'e> {
                 event.object_ref.as_ref().and_then(|object| some(&object.api_version)).unwrap_or(""),
                 self.res().unwrap_or("")
             ))),
-            "code" | "responseStatus.code" => self.code().map_or(EventValue::Null, EventValue::Int),
+            "code" => self.code().map_or(EventValue::Null, EventValue::Int),
+            "responseStatus.code" => self.code().map_or(EventValue::Null, |code| self.code_and_decision(code)),
             "reason" | "responseStatus.reason" => {
                 text(event.response_status.as_ref().and_then(|status| some(&status.reason)))
             }
@@ -483,6 +485,7 @@ impl<'e> View<'e> {
             "pss_weakened" => self.before.pss_weakened.map_or(EventValue::Null, EventValue::Bool),
             "template_changed" => self.before.template_changed.map_or(EventValue::Null, EventValue::Bool),
             "denied_elsewhere" => EventValue::Bool(self.before.denied_elsewhere),
+            "pod_gone" => EventValue::Bool(self.before.pod_gone),
             "node_pods" => EventValue::Int(self.before.node_pods),
             "wildcard" => self
                 .body()
@@ -498,6 +501,12 @@ impl<'e> View<'e> {
             "data.keys" | "data.values" => self.config_data(field == "data.keys"),
             _ => self.path_field(field),
         }
+    }
+
+    /// The code, and whether the request was allowed: a public rule asks for the word.
+    fn code_and_decision(&self, code: i64) -> EventValue<'_> {
+        let word = if self.flag(Flags::DENIED) { "FORBID" } else { "ALLOW" };
+        EventValue::Array(vec![EventValue::Int(code), EventValue::Str(Cow::Borrowed(word))])
     }
 
     fn is_outside_cluster(&self, ip: &str) -> bool {
@@ -606,7 +615,7 @@ pub(crate) fn is_field(field: &str) -> bool {
         reason responseStatus.reason responseStatus.status msg responseStatus.message msg_webhook decision \
         annotation_keys failed_open cmd allowed_user allowed_node allowed_namespace has_podspec packaged_pod hostpaths \
         hostPath caps capabilities images images.outside_allowed pv_hostpath grants pss_enforce netpol.allow_all \
-        has_user controller_sa pss_weakened template_changed denied_elsewhere node_pods wildcard patched csr.user csr.groups \
+        has_user controller_sa pss_weakened template_changed denied_elsewhere node_pods pod_gone wildcard patched csr.user csr.groups \
         chart.outside_allowed outside_cluster \
         data.keys data.values owner ";
     let head = field.split('.').next().unwrap_or(field);

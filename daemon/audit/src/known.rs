@@ -13,6 +13,8 @@ use crate::window::fingerprint;
 const MICROS: i64 = 1_000_000;
 /// Most facts that are remembered.
 const LIMIT: usize = 1024;
+/// How long a kubelet may still ask for what a deleted pod mounted.
+const GONE: i64 = 60 * MICROS;
 /// How long a refused pod is remembered, to see the same actor try another namespace.
 const RETRY: i64 = 600 * MICROS;
 
@@ -27,6 +29,8 @@ pub(crate) struct Before {
     pub(crate) denied_elsewhere: bool,
     /// Pods that the node acting here was seen to run.
     pub(crate) node_pods: i64,
+    /// A pod of this namespace was deleted a moment ago: its kubelet may still ask for what it mounted.
+    pub(crate) pod_gone: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -104,6 +108,8 @@ impl Known {
         if view.flag(Flags::IS_NODE) && view.res() == Some("secrets") {
             let pods = self.get(fingerprint(["pods", view.actor().unwrap_or("")]));
             before.node_pods = pods.map_or(0, |known| i64::try_from(known.value).unwrap_or(i64::MAX));
+            let gone = self.get(fingerprint(["gone", view.ns().unwrap_or("")]));
+            before.pod_gone = gone.is_some_and(|known| time.saturating_sub(known.time) < GONE);
         }
         before
     }
@@ -113,7 +119,13 @@ impl Known {
         for (key, value) in [pss(view), template(view), denied(view)].into_iter().flatten() {
             self.set(key, value, time);
         }
-        if view.flag(Flags::IS_NODE) && view.flag(Flags::OK) && view.flag(Flags::DONE) && view.res() == Some("pods") {
+        if view.res() != Some("pods") || !view.flag(Flags::OK) || !view.flag(Flags::DONE) {
+            return;
+        }
+        if matches!(view.verb(), Some("delete" | "deletecollection")) && view.sub().is_none() {
+            self.set(fingerprint(["gone", view.ns().unwrap_or("")]), 0, time);
+        }
+        if view.flag(Flags::IS_NODE) {
             self.learn_pod(view, time);
         }
     }

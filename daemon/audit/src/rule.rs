@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::correlation::Correlation;
 use crate::detector::Reason;
-use crate::fields::{Flags, View};
+use crate::fields::{Flags, View, product};
 use crate::placeholder;
 use crate::site::Site;
 
@@ -188,7 +188,7 @@ pub struct Rule {
     /// For a correlation: the rules it is over.
     pub(crate) correlation: Option<Correlation>,
     /// Its detections only count for a correlation and are not reported.
-    pub(crate) silent: bool,
+    pub silent: bool,
 }
 
 /// What a file of rules holds, before correlations and filters find the rules they are about.
@@ -367,6 +367,9 @@ impl Rule {
             }
             let shown = SHOWN.contains(&matched.field.as_str()) || matched.value.is_boolean();
             let value = shown.then(|| match &matched.value {
+                // What a client made up may hold anything.
+                serde_json::Value::String(text) if matched.field == "ua" => product(text).chars().take(200).collect(),
+                serde_json::Value::String(text) if matched.field == "path" => proxied(text).chars().take(200).collect(),
                 serde_json::Value::String(text) => text.chars().take(200).collect(),
                 other => other.to_string().chars().take(200).collect(),
             });
@@ -406,6 +409,13 @@ impl Rule {
             .find(|adjust| self.search(&adjust.when, view))
             .map_or(self.severity, |adjust| adjust.level)
     }
+}
+
+/// A path without what another server is asked through a proxy, but for the first word of it.
+fn proxied(path: &str) -> &str {
+    const PROXY: &str = "/proxy/";
+    let end = path.find(PROXY).map(|at| at + PROXY.len()).and_then(|from| Some(from + path.get(from..)?.find('/')?));
+    end.and_then(|end| path.get(..end)).unwrap_or(path)
 }
 
 /// A filter, as the searches and the condition that an event must meet.

@@ -115,7 +115,7 @@ fn e4_a_repeated_audit_id_does_not_pass_for_the_end_of_another_request() {
 }
 
 #[test]
-fn e5_a_user_agent_never_excuses() {
+fn e5_a_user_agent_never_suppresses() {
     let list = |user: &str, agent: &str| {
         event(json!({
             "verb": "list", "requestURI": "/api/v1/secrets", "objectRef": {"resource": "secrets"},

@@ -346,3 +346,21 @@ fn a_kubelets_token_for_a_controllers_account_shows_a_pod_that_runs_as_one() {
     };
     assert_eq!((token("deployment-controller"), token("coredns")), (Some(Severity::High), None));
 }
+
+#[test]
+fn a_kubelet_that_asks_for_what_a_deleted_pod_mounted_is_refused_at_low() {
+    let refused = |second: u32| {
+        event(
+            second,
+            json!({
+                "verb": "get", "user": {"username": "system:node:edge-1"}, "userAgent": "k3s/v1.36.2",
+                "objectRef": {"resource": "secrets", "namespace": "shop", "name": "x"}, "annotations": {"authorization.k8s.io/decision": "forbid"},
+                "responseStatus": {"code": 403, "message": "no relationship found between node 'edge-1' and this object"}
+            }),
+        )
+    };
+    let deleted =
+        event(1, json!({"verb": "delete", "objectRef": {"resource": "pods", "namespace": "shop", "name": "x"}}));
+    assert_eq!(severities(&run(&[deleted.clone(), refused(9)]), "secret-access-denied"), [Severity::Low]);
+    assert_eq!(severities(&run(&[deleted, refused(90)]), "secret-access-denied"), [Severity::Medium]);
+}

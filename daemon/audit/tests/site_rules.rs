@@ -381,3 +381,20 @@ fn a_file_may_say_once_what_its_rules_share() {
     let all = problems(&library).join("\n");
     assert!(all.contains("logsource"), "three has none after the reset: {all}");
 }
+
+#[test]
+fn the_raw_code_is_a_number_and_a_decision() {
+    let rule = |wanted: &str| SERVICE_ACCOUNT.replace("namespace: shop", &format!("responseStatus.code{wanted}"));
+    let line = event(
+        1,
+        json!({
+            "verb": "create", "objectRef": {"resource": "serviceaccounts", "namespace": "d", "name": "x"}, "responseStatus": {"code": 201}
+        }),
+    );
+    let found = |wanted: &str| {
+        let library = load(&[file("a.yml", &rule(wanted))], "");
+        of(&run(&library, std::slice::from_ref(&line)), "5d7c5a2e-4d0e-4b0a-8d3a-3b52dfb1f001").len()
+    };
+    assert_eq!((found(": 201"), found(": [200, 201]"), found(": 'ALLOW'"), found("|lt: 300")), (1, 1, 1, 1));
+    assert_eq!((found(": 403"), found(": 'FORBID'"), found("|gte: 400")), (0, 0, 0));
+}

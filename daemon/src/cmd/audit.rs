@@ -278,6 +278,12 @@ fn summary(replay: &Replay, detections: usize) {
     if counters.evicted > 0 {
         eprintln!("{} windows were closed early to bound memory", counters.evicted);
     }
+    if counters.facts_evicted > 0 {
+        let facts = counters.facts_evicted;
+        eprintln!(
+            "{facts} facts of objects were forgotten to bound memory, so later changes had nothing to compare with"
+        );
+    }
     if replay.unreadable_count() > 0 {
         eprintln!("{} lines are no audit events and were not judged:", replay.unreadable_count());
         for line in replay.unreadable() {

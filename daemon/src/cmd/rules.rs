@@ -132,7 +132,7 @@ fn list(library: &Library, form: audit::Form, out: &mut dyn Write) -> io::Result
         for rule in &library.rules {
             let line = json!({
                 "id": rule.id, "title": rule.title, "severity": rule.severity, "mitre": rule.mitre,
-                "enabled": rule.enabled, "tuned": rule.tuned, "origin": origin(rule),
+                "enabled": rule.enabled, "silent": rule.silent, "tuned": rule.tuned, "origin": origin(rule),
             });
             writeln!(out, "{line}")?;
         }
@@ -142,6 +142,8 @@ fn list(library: &Library, form: audit::Form, out: &mut dyn Write) -> io::Result
     for rule in &library.rules {
         let state = match (rule.enabled, rule.tuned) {
             (false, _) => "off",
+            // A correlation counts it.
+            (true, _) if rule.silent => "silent",
             (true, true) => "tuned",
             (true, false) => "on",
         };
