@@ -415,6 +415,10 @@ impl Engine {
             (Some(started), Some(running)) if running.is_of(started) => {
                 if running.version.is_none() && seen.configuration.version.is_some() {
                     running.version = version();
+                    // What was remembered without it left open what depends on it.
+                    if let Some(config) = seen.snapshot.running.value() {
+                        running.config = Some(config.clone());
+                    }
                     self.unsaved = true;
                 }
             }

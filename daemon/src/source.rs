@@ -9,6 +9,7 @@ pub mod documents;
 pub mod files;
 pub mod keys;
 pub mod memory;
+pub mod program;
 pub mod served;
 mod signatures;
 pub mod start;

@@ -60,3 +60,37 @@ fn every_merge_vector_comes_out_of_the_command() {
         assert_eq!(got, wanted, "{name}");
     }
 }
+
+/// A mounted disk has no journal; the program on it says how it was built.
+#[test]
+fn the_version_comes_from_the_program() {
+    let text = |version: &str| {
+        let noise = "x".repeat(300_000);
+        format!("\u{7f}ELF{noise} -X github.com/k3s-io/k3s/pkg/version.Version={version} -X a=b {noise}")
+    };
+    let node = |files: &[(&str, &str)]| {
+        let root = tempfile::tempdir().unwrap();
+        let unit = ("etc/systemd/system/k3s.service", "[Service]\nExecStart=/opt/bin/k3s server\n");
+        for (path, text) in files.iter().chain([&unit]) {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let output = Command::new(env!("CARGO_BIN_EXE_picketd"))
+            .args(["config", "-o", "json", "--root"])
+            .arg(root.path())
+            .output()
+            .unwrap();
+        let out: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (out["version"].clone(), out["components"]["kubelet"]["anonymous-auth"].is_array())
+    };
+    let (old, new) = (text("v1.31.4+k3s1"), text("v1.35.2+k3s2"));
+    assert_eq!(node(&[]), (Value::Null, false));
+    assert_eq!(node(&[("opt/bin/k3s", &old)]), ("v1.31.4+k3s1".into(), true));
+    let unpacked = "var/lib/rancher/k3s/data/current/bin/k3s";
+    assert_eq!(node(&[(unpacked, &new)]), ("v1.35.2+k3s2".into(), false));
+    assert_eq!(node(&[("opt/bin/k3s", &old), (unpacked, &new)]), ("v1.31.4+k3s1".into(), true), "the unit decides");
+    // A log of the last start is nearer to it than a program that may have been replaced since.
+    let log = "time=\"2026-01-01T00:00:00Z\" level=info msg=\"Starting k3s v1.33.1+k3s1 (abc)\"\n";
+    assert_eq!(node(&[("opt/bin/k3s", &old), ("var/log/k3s.log", log)]), ("v1.33.1+k3s1".into(), false));
+}

@@ -67,6 +67,8 @@ pub struct Meta {
     pub size: u64,
     /// Time of the last write to the content.
     pub mtime: Timestamp,
+    /// Time of the last change to content, name, mode or owner. Unlike [`Meta::mtime`] nobody can set it.
+    pub ctime: Timestamp,
     /// Inode number.
     pub ino: u64,
     /// Device number.
@@ -78,6 +80,7 @@ pub struct Meta {
 impl Meta {
     pub(crate) fn of(stat: &Stat) -> Self {
         let nanos = i32::try_from(stat.st_mtime_nsec).unwrap_or(0);
+        let changed = i32::try_from(stat.st_ctime_nsec).unwrap_or(0);
         Self {
             kind: FileType::from_raw_mode(stat.st_mode).into(),
             mode: stat.st_mode & 0o7777,
@@ -85,6 +88,7 @@ impl Meta {
             gid: stat.st_gid,
             size: u64::try_from(stat.st_size).unwrap_or(0),
             mtime: Timestamp::new(stat.st_mtime, nanos).unwrap_or_default(),
+            ctime: Timestamp::new(stat.st_ctime, changed).unwrap_or_default(),
             ino: stat.st_ino,
             dev: stat.st_dev,
             links: stat.st_nlink,

@@ -211,6 +211,9 @@ pub struct EffectiveConfig {
     /// The unit the command line was taken from, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
+    /// The program the unit starts.
+    #[serde(skip)]
+    pub(crate) program: Option<String>,
     /// Components in each version that is possible here; one entry where the version is known.
     #[serde(skip)]
     pub(crate) variants: Vec<(K3sVersion, BTreeMap<String, Flags>)>,

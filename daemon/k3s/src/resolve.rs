@@ -127,6 +127,7 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         etcd_config,
         problems,
         warnings,
+        program: start.as_ref().and_then(|s| s.words.first()).map(|(word, _)| word.text.clone()),
         unit: start.map(|s| s.path),
         certificate_days,
         variants,
@@ -259,6 +260,11 @@ impl EffectiveConfig {
     /// K3s' data dir, without a slash at its end.
     pub fn data_dir(&self) -> String {
         components::data_dir(self.option("data-dir").map(|v| v.value.as_str()))
+    }
+
+    /// The program that starts K3s, by the unit.
+    pub fn program(&self) -> Option<&str> {
+        self.program.as_deref()
     }
 
     /// Whether the component runs in this configuration, in every version that is possible here.

@@ -188,7 +188,7 @@ fn read_unit(files: &dyn NodeFiles, name: &str) -> Option<Start> {
     parse_unit(&String::from_utf8_lossy(&bytes), &path, &mut settings);
     start.sources.push(path.clone());
     start.path = path;
-    for drop_in in drop_ins(files, name) {
+    for drop_in in drop_ins(files, name, &mut start) {
         match files.read(&drop_in, FILE_LIMIT) {
             Ok(Some(bytes)) => parse_unit(&String::from_utf8_lossy(&bytes), &drop_in, &mut settings),
             Ok(None) => {}
@@ -208,31 +208,41 @@ fn leads_nowhere(files: &dyn NodeFiles, dir: &str, name: &str) -> bool {
 }
 
 /// Drop-ins in systemd's order: by file name; of equal names the one in the strongest folder.
-fn drop_ins(files: &dyn NodeFiles, name: &str) -> Vec<String> {
-    let mut folders = vec![format!("{name}.d")];
-    let stem = name.strip_suffix(".service").unwrap_or(name);
-    for (i, _) in stem.rmatch_indices('-') {
-        folders.push(format!("{}-.service.d", stem.get(..i).unwrap_or_default()));
-    }
-    folders.push("service.d".to_owned());
+fn drop_ins(files: &dyn NodeFiles, name: &str, start: &mut Start) -> Vec<String> {
     let mut by_name: BTreeMap<String, String> = BTreeMap::new();
-    for folder in folders {
-        for dir in UNIT_DIRS {
-            let Ok(Some(entries)) = files.list(&format!("{dir}/{folder}")) else { continue };
-            for entry in entries {
-                if entry.name.ends_with(".conf")
-                    && matches!(
-                        entry.kind,
-                        EntryKind::File | EntryKind::LinkToFile | EntryKind::LinkToOther | EntryKind::UnreadableLink
-                    )
-                {
-                    let path = format!("{dir}/{folder}/{}", entry.name);
-                    by_name.entry(entry.name).or_insert(path);
-                }
+    for folder in drop_in_folders(name) {
+        let entries = match files.list(&folder) {
+            Ok(Some(entries)) => entries,
+            Ok(None) => continue,
+            Err(reason) => {
+                start.warn(&folder, None, format!("the folder of the unit's drop-ins cannot be listed: {reason}"));
+                continue;
+            }
+        };
+        for entry in entries {
+            let is_file = matches!(
+                entry.kind,
+                EntryKind::File | EntryKind::LinkToFile | EntryKind::LinkToOther | EntryKind::UnreadableLink
+            );
+            if is_file && entry.name.ends_with(".conf") {
+                let path = format!("{folder}/{}", entry.name);
+                by_name.entry(entry.name).or_insert(path);
             }
         }
+        start.sources.push(folder);
     }
     by_name.into_values().collect()
+}
+
+/// Folders that may hold drop-ins of a unit, strongest first.
+fn drop_in_folders(name: &str) -> impl Iterator<Item = String> {
+    let mut names = vec![format!("{name}.d")];
+    let stem = name.strip_suffix(".service").unwrap_or(name);
+    for (i, _) in stem.rmatch_indices('-') {
+        names.push(format!("{}-.service.d", stem.get(..i).unwrap_or_default()));
+    }
+    names.push("service.d".to_owned());
+    names.into_iter().flat_map(|name| UNIT_DIRS.map(|dir| format!("{dir}/{name}")))
 }
 
 fn parse_unit(text: &str, path: &str, settings: &mut Vec<Setting>) {

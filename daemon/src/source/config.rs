@@ -10,7 +10,7 @@ use picket_k3s::{
 };
 use picket_model::{Evidence, Observation, Role};
 
-use super::{Ask, Memory, start};
+use super::{Ask, Memory, program, start};
 
 /// The largest configuration file that is read.
 pub(crate) const LARGEST: u64 = 1024 * 1024;
@@ -71,9 +71,14 @@ pub fn observe(host: &Host, ask: &Ask<'_>, snapshot: &mut Snapshot) -> Configura
     let mut start = start::observe(host, process.as_ref(), ask.memory);
     let mut configuration = effective_of(host, role, start.version);
     if configuration.version.is_none() {
-        start = start::from_file(host, &configuration, process.as_ref().map(|p| p.started));
-        if start.version.is_some() {
-            configuration = effective_of(host, role, start.version);
+        let looked = process.as_ref().is_some_and(|p| ask.memory.is_of(p.started));
+        let file = start::from_file(host, &configuration, process.as_ref().map(|p| p.started));
+        let version = file.version.or_else(|| program_version(host, process.as_ref(), &configuration, looked));
+        if file.version.is_some() {
+            start = file;
+        }
+        if version.is_some() {
+            configuration = effective_of(host, role, version);
         }
     }
     snapshot.role = configuration.role;
@@ -87,13 +92,19 @@ pub fn observe(host: &Host, ask: &Ask<'_>, snapshot: &mut Snapshot) -> Configura
     snapshot.running = match &process {
         // Only a process runs with anything, and what was remembered is of one process.
         None => Observation::Absent,
-        Some(process) if ask.memory.is_of(process.started) => {
-            ask.memory.running.clone().map_or(Observation::Absent, Observation::from)
+        Some(process) => {
+            let known = ask.memory.is_of(process.started);
+            // The version may be told only some time after the start; what was remembered then lacks it.
+            let newly_told = known && ask.memory.version.is_none() && configuration.version.is_some();
+            let lines = start.lines.as_deref();
+            if (!known || newly_told) && start::is_in_force(host, process.started, &configuration, lines) {
+                snapshot.declared.clone()
+            } else if known {
+                ask.memory.running.clone().map_or(Observation::Absent, Observation::from)
+            } else {
+                Observation::Absent
+            }
         }
-        Some(process) if start::is_in_force(host, process.started, &configuration, start.lines.as_deref()) => {
-            snapshot.declared.clone()
-        }
-        Some(_) => Observation::Absent,
     };
     configuration
 }
@@ -107,9 +118,33 @@ pub fn effective(host: &Host, role: Option<Role>) -> Configuration {
     if configuration.version.is_some() {
         return configuration;
     }
-    match start::from_file(host, &configuration, process.as_ref().map(|p| p.started)).version {
+    let version = start::from_file(host, &configuration, process.as_ref().map(|p| p.started)).version;
+    match version.or_else(|| program_version(host, process.as_ref(), &configuration, false)) {
         Some(version) => effective_of(host, role, Some(version)),
         None => configuration,
+    }
+}
+
+/// The version by the program itself: that of the running process, or the one a folder that stands for a node would
+/// start. `looked`: this process was looked at before; its program does not change.
+fn program_version(
+    host: &Host,
+    process: Option<&K3sProcess>,
+    configuration: &Configuration,
+    looked: bool,
+) -> Option<K3sVersion> {
+    match process {
+        // After an upgrade another program may lie in the place of the one that runs.
+        Some(process) => {
+            let exe = process.exe.as_deref().filter(|exe| !looked && !exe.ends_with(" (deleted)"))?;
+            program::version(host, exe)
+        }
+        None if host.is_live() => None,
+        None => {
+            let unpacked = format!("{}/data/current/bin/k3s", configuration.data_dir());
+            let program = configuration.program().filter(|path| path.starts_with('/'));
+            program.and_then(|path| program::version(host, path)).or_else(|| program::version(host, &unpacked))
+        }
     }
 }
 

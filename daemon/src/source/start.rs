@@ -6,7 +6,7 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use picket_host::{Host, K3sProcess, Kind, Meta, ReadError};
 use picket_k3s::{K3sVersion, REDACTED, running_flags, started_version};
 
@@ -19,6 +19,9 @@ const LOG_WITHOUT_JOURNAL: &str = "/var/log/k3s.log";
 const TAIL: u64 = 4 * 1024 * 1024;
 /// Seconds between the start of a process and its first line, at most, clocks included.
 const FIRST_LINE: i64 = 120;
+
+/// How long after the start of a process its lines are waited for.
+const LINES_COME: SignedDuration = SignedDuration::from_mins(20);
 
 /// Flags that depend on the running host, or that K3s finds out by itself.
 const OF_THE_HOST: [&str; 8] = [
@@ -44,10 +47,14 @@ pub struct Start {
 /// What is known of the start of the running process: from the journal, or from what was remembered of this start.
 pub fn observe(host: &Host, process: Option<&K3sProcess>, memory: &Memory) -> Start {
     let Some(process) = process else { return Start::default() };
-    if memory.is_of(process.started)
-        && let Some(version) = memory.version.as_deref().and_then(|v| v.parse().ok())
-    {
-        return Start { version: Some(version), lines: None };
+    if memory.is_of(process.started) {
+        if let Some(version) = memory.version.as_deref().and_then(|v| v.parse().ok()) {
+            return Start { version: Some(version), lines: None };
+        }
+        // Lines of a start are written in its first minutes: what was not there by then is not asked for at every look.
+        if host.now().duration_since(process.started) > LINES_COME {
+            return Start::default();
+        }
     }
     let lines = host.start_lines(process);
     Start { version: lines.as_deref().and_then(started_version), lines }
@@ -93,21 +100,35 @@ pub fn is_in_force(host: &Host, started: Timestamp, configuration: &Configuratio
 
 fn untouched(host: &Host, path: &str, started: Timestamp) -> bool {
     let old = |meta: &Meta| meta.mtime <= started;
+    let folder = || Path::new(path).parent().unwrap_or(Path::new("/"));
+    // Another file put in its place by name keeps its own time of writing; its folder shows it, unless it is one of
+    // units. A mode that was changed meanwhile shows in no folder.
+    let of_units = folder().ends_with("systemd/system");
+    let same = |meta: &Meta| {
+        old(meta) && (meta.ctime <= started || of_units || host.stat(folder()).is_ok_and(|folder| old(&folder)))
+    };
     match (host.lstat(path.as_ref()), host.stat(path.as_ref())) {
         // A drop-in that was added or taken away changes its folder. The kubelet's own folder is written by K3s at
         // each start and judged by itself; folders of units change with every other unit.
         (Ok(link), Ok(meta)) if meta.kind == Kind::Folder => {
             !path.ends_with(".d") || path.ends_with("/kubelet.conf.d") || (old(&link) && old(&meta))
         }
-        (Ok(link), Ok(meta)) => old(&link) && old(&meta),
-        (_, Err(ReadError::Absent)) if path.ends_with(".yaml") || path.ends_with(".yml") => {
-            // It was not there at the start if its folder has not changed since.
-            let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
-            host.stat(folder).map_or_else(|reason| reason.is_absent(), |meta| old(&meta))
+        (Ok(link), Ok(meta)) => same(&link) && old(&meta),
+        // It was not there at the start if its folder has not changed since.
+        (_, Err(ReadError::Absent))
+            if path.ends_with(".yaml") || path.ends_with(".yml") || of_the_distribution(path) =>
+        {
+            host.stat(folder()).map_or_else(|reason| reason.is_absent(), |meta| old(&meta))
         }
         (_, Err(ReadError::Absent)) => true,
         _ => false,
     }
+}
+
+/// An environment file where distributions keep those of services: other than `/etc` and the folders of units, few write
+/// there.
+fn of_the_distribution(path: &str) -> bool {
+    path.starts_with("/etc/default/") || path.starts_with("/etc/sysconfig/")
 }
 
 /// The first flag that was passed otherwise than the files on disk say, as `component --flag`. Values are not named:
@@ -142,7 +163,10 @@ mod tests {
     impl Node {
         fn new() -> Self {
             let node = Self(tempfile::tempdir().unwrap());
-            node.put("etc/systemd/system/k3s.service", "[Service]\nExecStart=/usr/local/bin/k3s server\n");
+            let unit = "[Service]\nEnvironmentFile=-/etc/default/%N\nExecStart=/usr/local/bin/k3s server\n";
+            node.put("etc/systemd/system/k3s.service", unit);
+            node.put("etc/systemd/system/k3s.service.d/10.conf", "[Service]\nEnvironment=K3S_NODE_NAME=a\n");
+            node.put("etc/default/k3s", "K3S_SELINUX=true\n");
             node.put("etc/rancher/k3s/config.yaml", "secrets-encryption: true\n");
             node.put("etc/rancher/k3s/config.yaml.d/10-a.yaml", "kube-apiserver-arg+: [v=2]\n");
             fs::create_dir_all(node.0.path().join("var/lib/rancher/k3s/server")).unwrap();
@@ -175,7 +199,7 @@ mod tests {
 
         fn in_force(&self, lines: Option<&str>) -> bool {
             let host = self.host();
-            let started = Timestamp::now() - jiff::SignedDuration::from_mins(30);
+            let started = Timestamp::now() - SignedDuration::from_mins(30);
             is_in_force(&host, started, &effective(&host, None), lines)
         }
     }
@@ -188,13 +212,26 @@ mod tests {
     #[test]
     fn whatever_changed_since_is_no_proof() {
         type Change = fn(&Node);
-        let changes: [(&str, Change); 5] = [
+        let changes: [(&str, Change); 9] = [
             ("config.yaml written", |n| n.put("etc/rancher/k3s/config.yaml", "debug: true\n")),
             ("drop-in added", |n| n.put("etc/rancher/k3s/config.yaml.d/20-b.yaml", "debug: true\n")),
             ("drop-in removed", |n| {
                 fs::remove_file(n.0.path().join("etc/rancher/k3s/config.yaml.d/10-a.yaml")).unwrap()
             }),
             ("config.yaml removed", |n| fs::remove_file(n.0.path().join("etc/rancher/k3s/config.yaml")).unwrap()),
+            ("an old file put in place of config.yaml", |n| {
+                n.put("root/old.yaml", "debug: true\n");
+                let old = n.0.path().join("root/old.yaml");
+                fs::File::open(&old).unwrap().set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
+                fs::rename(old, n.0.path().join("etc/rancher/k3s/config.yaml")).unwrap();
+            }),
+            ("environment file removed", |n| fs::remove_file(n.0.path().join("etc/default/k3s")).unwrap()),
+            ("drop-in of the unit added", |n| {
+                n.put("etc/systemd/system/k3s.service.d/20.conf", "[Service]\nEnvironment=K3S_DEBUG=true\n")
+            }),
+            ("drop-in of the unit removed", |n| {
+                fs::remove_file(n.0.path().join("etc/systemd/system/k3s.service.d/10.conf")).unwrap()
+            }),
             ("unit written", |n| n.put("etc/systemd/system/k3s.service", "[Service]\nExecStart=/k3s server --debug\n")),
         ];
         for (what, change) in changes {
@@ -209,6 +246,15 @@ mod tests {
         let node = Node::new();
         node.put("etc/systemd/system/other.service", "[Service]\n");
         node.put("var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf", "kind: KubeletConfiguration\n");
+        assert!(node.in_force(None));
+    }
+
+    #[test]
+    fn a_mode_changed_since_is_no_other_content() {
+        use std::os::unix::fs::PermissionsExt;
+        let node = Node::new();
+        let path = node.0.path().join("etc/rancher/k3s/config.yaml");
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
         assert!(node.in_force(None));
     }
 
