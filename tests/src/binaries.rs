@@ -27,20 +27,28 @@ impl Binaries {
             return Ok(Self::in_dir(Path::new(&dir)));
         }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut command = Command::new(cargo);
-        command
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-            .args(["build", "--bins", "--message-format=json-render-diagnostics"])
-            .args(["-p", "picketd", "-p", "picket-collector", "-p", "picketctl"])
-            .args(release.then_some("--release"))
-            .stderr(Stdio::inherit());
-        let output = command.output().context("cannot run cargo")?;
-        anyhow::ensure!(output.status.success(), "cargo build failed");
+        // As they are shipped: the daemon by itself, without the features of shared crates that only the others need.
+        let groups: &[&[&str]] = if release {
+            &[&["picketd"], &["picket-collector", "picketctl"]]
+        } else {
+            &[&["picketd", "picket-collector", "picketctl"]]
+        };
         let mut found = std::collections::BTreeMap::new();
-        for line in output.stdout.split(|b| *b == b'\n') {
-            let Ok(message) = serde_json::from_slice::<serde_json::Value>(line) else { continue };
-            if let (Some(name), Some(path)) = (message["target"]["name"].as_str(), message["executable"].as_str()) {
-                found.insert(name.to_owned(), PathBuf::from(path));
+        for group in groups {
+            let mut command = Command::new(&cargo);
+            command
+                .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+                .args(["build", "--bins", "--message-format=json-render-diagnostics"])
+                .args(group.iter().flat_map(|package| ["-p", *package]))
+                .args(release.then_some("--release"))
+                .stderr(Stdio::inherit());
+            let output = command.output().context("cannot run cargo")?;
+            anyhow::ensure!(output.status.success(), "cargo build failed");
+            for line in output.stdout.split(|b| *b == b'\n') {
+                let Ok(message) = serde_json::from_slice::<serde_json::Value>(line) else { continue };
+                if let (Some(name), Some(path)) = (message["target"]["name"].as_str(), message["executable"].as_str()) {
+                    found.insert(name.to_owned(), PathBuf::from(path));
+                }
             }
         }
         let mut take = |name: &str| found.remove(name).with_context(|| format!("cargo built no {name}"));
