@@ -42,7 +42,17 @@ pub fn needs(rules: &[Rule]) -> Vec<DetectionNeed> {
     rules.iter().filter(|rule| !matches!(rule.stateful.kind, Kind::Absence | Kind::Trail)).map(need).collect()
 }
 
+/// What a correlation needs is what its one rule needs; of several some may see nothing, and it still counts the others.
 fn need(rule: &Rule) -> DetectionNeed {
+    let Some(correlation) = &rule.correlation else { return of_search(rule) };
+    let mut sources = correlation.sources();
+    match (sources.next(), sources.next()) {
+        (Some(one), None) => DetectionNeed { rule: rule.id.clone(), ..of_search(one) },
+        _ => DetectionNeed { rule: rule.id.clone(), ..DetectionNeed::default() },
+    }
+}
+
+fn of_search(rule: &Rule) -> DetectionNeed {
     let facts = facts(&rule.compiled);
     let fields = rule.fields();
     let asks = |names: &[&str]| fields.iter().any(|field| names.contains(&field.split('.').next().unwrap_or(field)));
