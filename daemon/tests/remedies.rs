@@ -121,8 +121,8 @@ fn a_file_that_is_named_already_is_added_to() {
 
 #[test]
 fn the_policy_of_explain_passes_every_control_on_policies() {
-    let policy = Policy::built_in().unwrap();
     let dir = tempfile::tempdir().unwrap();
+    let policy = Policy::built_in().unwrap();
     let node = SampleNode::build(Profile::DefaultServer, &dir.path().join("root")).unwrap();
     let control = policy.catalogue.get("audit-policy-file-set").unwrap();
     let advice = advice::of(control, DATA_DIR, None).unwrap();
@@ -132,7 +132,9 @@ fn the_policy_of_explain_passes_every_control_on_policies() {
     let seen = look(&node, &policy);
     for row in evaluate(&seen.snapshot, &policy) {
         let control = policy.catalogue.get(&row.control).unwrap();
-        if control.source == Source::AuditPolicy && control.id != "audit-policy-loaded" {
+        // It logs no bodies, so detections that look into them stay blind: that is for the site to widen.
+        let left = ["audit-policy-loaded", "audit-policy-detections-blind", "audit-policy-detections-bodies"];
+        if control.source == Source::AuditPolicy && !left.contains(&control.id.as_str()) {
             assert_eq!(row.status, Status::Pass, "{row:#?}");
         }
     }
