@@ -110,9 +110,8 @@ fn every_entry_of_the_catalogue_is_raised_and_no_counter_example() {
                 if rule == "permission-probing" {
                     // Nobody else's requests are to count.
                     event["user"]["username"] = json!("prober");
-                }
-                if rule == "permission-probing" && copy > 7 {
-                    event["annotations"] = json!({"authorization.k8s.io/decision": "forbid"});
+                    let decision = if copy > 7 { "forbid" } else { "allow" };
+                    event["annotations"] = json!({"authorization.k8s.io/decision": decision});
                 }
                 text += &format!("{event}\n");
             }

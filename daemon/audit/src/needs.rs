@@ -17,7 +17,7 @@ const LASTING: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
 const OF_PODS: [&str; 8] =
     ["podspec", "containers", "hostpaths", "hostPath", "caps", "capabilities", "images", "has_podspec"];
 /// Fields that are found in bodies of other kinds.
-const OF_BODIES: [&str; 11] = [
+const OF_BODIES: [&str; 18] = [
     "req",
     "requestObject",
     "resp",
@@ -29,6 +29,13 @@ const OF_BODIES: [&str; 11] = [
     "data",
     "grants",
     "pv_hostpath",
+    "wildcard",
+    "patched",
+    "csr",
+    "chart",
+    "netpol",
+    "pss_enforce",
+    "pss_weakened",
 ];
 
 /// What the built-in rules need.
