@@ -269,7 +269,8 @@ impl AuditRule {
 
     /// What the API server refuses in a rule.
     fn wrong(&self) -> Option<&'static str> {
-        if !self.non_resource_urls.is_empty() && !(self.resources.is_empty() && self.namespaces.is_empty()) {
+        let of_resources = !self.resources.is_empty() || !self.namespaces.is_empty();
+        if of_resources && !self.non_resource_urls.is_empty() {
             return Some("it names both resources or namespaces and nonResourceURLs");
         }
         let bad_url = |url: &String| {

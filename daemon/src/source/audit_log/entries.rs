@@ -19,7 +19,7 @@ const BUFFER: usize = 128 << 10;
 
 /// What was counted in the files of one log.
 #[derive(Debug, Clone, Default)]
-pub struct Counts(BTreeMap<Id, Count>);
+pub(super) struct Counts(BTreeMap<Id, Count>);
 
 /// Device and number of a file.
 type Id = (u64, u64);
@@ -35,7 +35,7 @@ struct Count {
 impl Counts {
     /// Counts what is new in the files, the newest first, until about so many bytes are read. `files` are the oldest
     /// first, the log itself last.
-    pub fn bring_up(&mut self, host: &Host, files: &[&str], mut budget: u64) -> AuditEntries {
+    pub(super) fn bring_up(&mut self, host: &Host, files: &[&str], mut budget: u64) -> AuditEntries {
         let mut kept = BTreeMap::new();
         let mut unread = None;
         let mut ids = Vec::with_capacity(files.len());
