@@ -20,8 +20,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if links_with_lld()? {
         // Functions of the same machine code become one. Rust promises no function an address of its own.
         println!("cargo::rustc-link-arg-bins=-Wl,--icf=all");
+        if libc_packs_relocations() {
+            // Half a megabyte of addresses that the loader adjusts becomes a few kilobytes.
+            println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+        }
     }
     Ok(())
+}
+
+/// Whether the C library here reads packed relocations (glibc from 2.36 on). What is built on an older system runs on older
+/// ones, and is larger.
+fn libc_packs_relocations() -> bool {
+    let Ok(printed) = Command::new("getconf").arg("GNU_LIBC_VERSION").output() else { return false };
+    let version = String::from_utf8(printed.stdout).unwrap_or_default();
+    let Some((major, minor)) = version.trim().strip_prefix("glibc ").and_then(|v| v.split_once('.')) else {
+        return false;
+    };
+    let number = |text: &str| text.parse::<u32>().unwrap_or(0);
+    (number(major), number(minor)) >= (2, 36)
 }
 
 /// Whether this rustc brings its own lld and uses it for the target; that of some distributions does not.
