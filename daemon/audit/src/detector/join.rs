@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 
 use picket_model::Detection;
 
-use super::{Detector, MICROS, Mode, Seen, add, close, describe, place, remember, short, timestamp};
+use super::count::{Seen, close};
+use super::describe::{add, describe, remember, short, timestamp};
+use super::reason::place;
+use super::{Detector, MICROS, Mode};
 use crate::rule::Rule;
 use crate::window::{Open, Waiting, Window};
 

@@ -1,0 +1,250 @@
+//! Matches counted by key: when enough of them are a detection, and what goes on counting into an open one.
+
+use std::collections::VecDeque;
+
+use picket_model::{Detection, Severity};
+
+use super::describe::{add, describe, remember, short, timestamp};
+use super::reason::place;
+use super::{Detector, MICROS, Mode, Position};
+use crate::fields::View;
+use crate::rule::{Kind, Rule, Stateful};
+use crate::window::{Open, Waiting, Window, fingerprint};
+
+/// The roll-up window of a rule without one (E13).
+pub(super) const ROLL_UP_S: i64 = 60;
+/// Most matches that are remembered per key while a threshold is not reached, unless the threshold is higher; the
+/// oldest make room.
+const MAX_WAITING: usize = 64;
+
+/// An event as it is counted.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'s> {
+    pub(super) view: &'s View<'s>,
+    pub(super) time: i64,
+    pub(super) position: Position<'s>,
+    /// The API server started anew.
+    pub(super) restart: bool,
+    /// How severe the worst of all rules finds it.
+    pub(super) worst: Severity,
+}
+
+impl Detector {
+    pub(super) fn forget_created(&mut self, view: &View<'_>) {
+        for &at in &self.forgetting {
+            let Some(rule) = self.rules.get(at) else { continue };
+            let key = key_of(rule, view);
+            let value = value_of(&rule.stateful.distinct, view);
+            if let Some(window) = self.windows.get(key) {
+                window.waiting.retain(|waiting| waiting.value != value);
+            }
+        }
+    }
+
+    /// Counts a match of a rule, and tells the correlations over its detections when it raised one.
+    pub(super) fn count(&mut self, at: usize, seen: &Seen<'_>, out: &mut Vec<Detection>) {
+        let Some(rule) = self.rules.get(at) else { return };
+        let raised = match &rule.correlation {
+            Some(correlation) => {
+                let parts = correlation.matched(seen.view);
+                self.join(at, &parts, seen, out)
+            }
+            None => self.roll_up(at, seen, out),
+        };
+        if raised {
+            self.tell_followers(at, seen, out);
+        }
+    }
+
+    /// True when a detection was opened.
+    fn roll_up(&mut self, at: usize, seen: &Seen<'_>, out: &mut Vec<Detection>) -> bool {
+        let Seen { view, time, position, restart, worst } = *seen;
+        let Some(rule) = self.rules.get(at) else { return false };
+        let stateful = &rule.stateful;
+        let window_us = stateful.window_s.unwrap_or(ROLL_UP_S).saturating_mul(MICROS);
+        let hold_us = stateful.cooldown_s.unwrap_or(stateful.window_s.unwrap_or(ROLL_UP_S)).saturating_mul(MICROS);
+        let key = key_of(rule, view);
+        let mut severity = rule.severity_of(view);
+        let learning = stateful
+            .warmup_s
+            .zip(self.first)
+            .is_some_and(|(warmup, first)| time < first.saturating_add(warmup.saturating_mul(MICROS)));
+        // A silence that the API server's own start ends was most likely a restart.
+        if learning || (restart && rule.id == "audit-gap") {
+            severity = severity.min(Severity::Low);
+        }
+        let audit_id = short(view.event.audit_id.as_deref().unwrap_or(""));
+        let mut window =
+            self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, time.saturating_add(window_us)));
+        let was_open = window.open.is_some();
+        if let Some(followed) = &stateful.followed {
+            self.follow_until = self.follow_until.max(time.saturating_add(followed.within_s.saturating_mul(MICROS)));
+        }
+        // Installing a chart changes RBAC and then workloads: without a worse first step that is everyday work.
+        let everyday = stateful.first_step.is_some_and(|wanted| worst < wanted);
+        let news = if let Some(open) = &mut window.open {
+            if everyday {
+                severity = severity.min(Severity::Low);
+            }
+            add(&mut open.detection, &audit_id, severity, time, self.settings.max_audit_ids);
+            let count = open.detection.count;
+            (self.settings.mode == Mode::Live && count >= 10 && count >= open.reported.saturating_mul(2)).then(|| {
+                open.reported = count;
+                open.detection.clone()
+            })
+        } else {
+            let fields = match stateful.kind {
+                Kind::Compare => stateful.field.iter().cloned().collect(),
+                _ => stateful.distinct.clone(),
+            };
+            let value = match stateful.kind {
+                Kind::Distinct | Kind::Compare => value_of(&fields, view),
+                Kind::Sequence => stateful.steps.iter().position(|step| rule.search(step, view)).unwrap_or(0) as u64,
+                _ => 0,
+            };
+            let from = time.saturating_sub(window_us);
+            window.waiting.retain(|waiting| waiting.time > from);
+            let known = match stateful.kind {
+                Kind::Distinct | Kind::Compare => window.waiting.iter_mut().find(|waiting| waiting.value == value),
+                _ => None,
+            };
+            if let Some(known) = known {
+                known.again += 1;
+            } else {
+                if window.waiting.len() >= MAX_WAITING.max(rule.threshold_of(view)) {
+                    window.waiting.pop_front();
+                }
+                window.waiting.push_back(Waiting {
+                    time,
+                    value,
+                    weight: rule.weight_of(view),
+                    again: 0,
+                    chain: Vec::new(),
+                    also: match &stateful.also {
+                        Some(also) if rule.search(&also.search, view) => value_of(&also.distinct, view).max(1),
+                        None if stateful.first_step.is_some() => worst as u64,
+                        _ => 0,
+                    },
+                    audit_id: audit_id.clone(),
+                    file: position.file.to_owned(),
+                    line: position.line,
+                });
+            }
+            let reached = match stateful.kind {
+                Kind::Count => weight(&window.waiting) >= rule.threshold_of(view),
+                Kind::Distinct => {
+                    weight(&window.waiting) >= rule.threshold_of(view) && besides(stateful, &window.waiting)
+                }
+                Kind::Compare => window.waiting.len() > 1,
+                Kind::Sequence => window.waiting.iter().any(|step| step.value == 0 && step.time <= time) && value == 1,
+                _ => true,
+            };
+            window.until = time.saturating_add(window_us);
+            let minor =
+                |wanted: Severity| !window.waiting.iter().any(|step| step.value == 0 && step.also >= wanted as u64);
+            if stateful.first_step.is_some_and(minor) {
+                severity = severity.min(Severity::Low);
+            }
+            reached
+                .then(|| {
+                    let mut detection = describe(rule, view, severity, time, position);
+                    if let Some(first) = window.waiting.front() {
+                        detection.audit_id.clone_from(&first.audit_id);
+                        detection.file.clone_from(&first.file);
+                        detection.line = first.line;
+                        detection.time = timestamp(first.time);
+                    }
+                    detection.count = window.waiting.len().max(1) as u64;
+                    detection.audit_ids = Vec::new();
+                    for waiting in window.waiting.drain(..) {
+                        remember(&mut detection.audit_ids, &waiting.audit_id, self.settings.max_audit_ids);
+                    }
+                    if let Some(reasons) = &mut self.reasons {
+                        reasons.insert(place(&detection), rule.reasons(view));
+                    }
+                    window.until = time.saturating_add(hold_us);
+                    let news = (self.settings.mode == Mode::Live).then(|| detection.clone());
+                    window.open = Some(Open { reported: if news.is_some() { detection.count } else { 0 }, detection });
+                    news
+                })
+                .flatten()
+        };
+        out.extend(news);
+        let raised = !was_open && window.open.is_some();
+        if let Some(evicted) = self.windows.put(key, window) {
+            close(evicted, out);
+        }
+        raised
+    }
+
+    /// Makes an open detection worse when this event is what its rule wants to see after it.
+    pub(super) fn follow(&mut self, view: &View<'_>, now: i64, out: &mut Vec<Detection>) {
+        if now > self.follow_until {
+            return;
+        }
+        for &at in &self.followed {
+            let Some((rule, followed)) =
+                self.rules.get(at).and_then(|rule| Some((rule, rule.stateful.followed.as_ref()?)))
+            else {
+                continue;
+            };
+            let Some(open) = self.windows.get(key_of(rule, view)).and_then(|window| window.open.as_mut()) else {
+                continue;
+            };
+            let latest = open.detection.last_time.as_microsecond();
+            if open.detection.severity < followed.level
+                && now.saturating_sub(latest) <= followed.within_s.saturating_mul(MICROS)
+                && rule.search(&followed.when, view)
+            {
+                open.detection.severity = followed.level;
+                if self.settings.mode == Mode::Live {
+                    open.reported = open.detection.count;
+                    out.push(open.detection.clone());
+                }
+            }
+        }
+    }
+}
+
+fn key_of(rule: &Rule, view: &View<'_>) -> u64 {
+    let by: &[&str] = match rule.stateful.kind {
+        // E13: the same rule, user, actor, address and object; for exec also the command.
+        Kind::Each | Kind::Config => &["user", "actor", "ip", "group", "res", "sub", "ns", "name", "cmd"],
+        _ => &[],
+    };
+    let parts: Vec<_> = by
+        .iter()
+        .copied()
+        .chain(rule.stateful.by.iter().map(String::as_str))
+        .map(|field| view.key_part(field))
+        .collect();
+    fingerprint(std::iter::once(rule.id.as_str()).chain(parts.iter().map(|part| &**part)))
+}
+
+fn value_of(fields: &[String], view: &View<'_>) -> u64 {
+    let parts: Vec<_> = fields.iter().map(|field| view.key_part(field)).collect();
+    fingerprint(parts.iter().map(|part| &**part))
+}
+
+fn weight(waiting: &VecDeque<Waiting>) -> usize {
+    waiting.iter().map(|waiting| waiting.weight.max(1) as usize).sum()
+}
+
+/// Whether what the rule wants to be so besides is so.
+fn besides(stateful: &Stateful, waiting: &VecDeque<Waiting>) -> bool {
+    let Some(also) = &stateful.also else { return true };
+    let mut values: Vec<u64> = waiting.iter().map(|waiting| waiting.also).filter(|value| *value != 0).collect();
+    let others = values.len() < waiting.len();
+    values.sort_unstable();
+    values.dedup();
+    let all: u64 = waiting.iter().map(|waiting| waiting.again + 1).sum();
+    others && values.len() >= also.threshold && also.fewer_than.is_none_or(|most| all < most)
+}
+
+pub(super) fn close(window: Window, out: &mut Vec<Detection>) {
+    if let Some(open) = window.open
+        && open.detection.count > open.reported
+    {
+        out.push(open.detection);
+    }
+}

@@ -1,0 +1,64 @@
+//! Signs that the reader of the log judges, and no single event shows.
+
+use jiff::Timestamp;
+use picket_model::{Detection, ObjectRef};
+
+use super::count::{ROLL_UP_S, close};
+use super::{Detector, MICROS, Mode, Position};
+use crate::window::{Open, Window, fingerprint};
+
+impl Detector {
+    /// Raises a rule that the reader of the log judges, and not a single event: `audit-log-tampered` and
+    /// `audit-unparsable-line`. Nothing when the site switched it off. Once a file and cooldown, with a count.
+    pub fn sign(&mut self, rule: &str, position: Position<'_>, time: Timestamp, times: u64, out: &mut Vec<Detection>) {
+        let Some(rule) = self.rules.iter().find(|known| known.id == rule) else { return };
+        let hold_us = rule.stateful.cooldown_s.unwrap_or(ROLL_UP_S).saturating_mul(MICROS);
+        let key = fingerprint([rule.id.as_str(), position.file]);
+        let until = time.as_microsecond().saturating_add(hold_us);
+        let live = self.settings.mode == Mode::Live;
+        self.counters.matches += times;
+        let mut window = self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, until));
+        match &mut window.open {
+            Some(open) => {
+                open.detection.count = open.detection.count.saturating_add(times);
+                open.detection.last_time = open.detection.last_time.max(time);
+                let count = open.detection.count;
+                if live && count >= 10 && count >= open.reported.saturating_mul(2) {
+                    open.reported = count;
+                    out.push(open.detection.clone());
+                }
+            }
+            None => {
+                let detection = Detection {
+                    rule: rule.id.clone(),
+                    severity: rule.severity,
+                    title: rule.title.clone(),
+                    file: position.file.to_owned(),
+                    line: position.line,
+                    audit_ids: Vec::new(),
+                    audit_id: String::new(),
+                    user: String::new(),
+                    impersonated: None,
+                    source: None,
+                    forgeable_sources: Vec::new(),
+                    verb: String::new(),
+                    object: ObjectRef::default(),
+                    outcome: String::new(),
+                    code: None,
+                    time,
+                    last_time: time,
+                    count: times.max(1),
+                    mitre: rule.mitre.clone(),
+                };
+                let reported = if live { detection.count } else { 0 };
+                if live {
+                    out.push(detection.clone());
+                }
+                window.open = Some(Open { reported, detection });
+            }
+        }
+        if let Some(evicted) = self.windows.put(key, window) {
+            close(evicted, out);
+        }
+    }
+}
