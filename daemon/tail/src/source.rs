@@ -130,7 +130,7 @@ impl Source {
     /// Is what was read still what the file begins with? Not after it was truncated and written again.
     pub(crate) fn intact(&self) -> io::Result<bool> {
         let Bytes::Plain(file) = &self.bytes else { return Ok(true) };
-        if file.metadata()?.len() < self.pos {
+        if file.metadata()?.len() < self.pos || !begins_with_hole(file, self.print_at)? {
             return Ok(false);
         }
         let mut now = vec![0; self.print.len()];
@@ -161,7 +161,7 @@ impl Source {
         }
         let mut first = vec![0; limit];
         if let Bytes::Plain(file) = &mut self.bytes {
-            if file.metadata()?.len() < offset {
+            if file.metadata()?.len() < offset || !begins_with_hole(file, print.at)? {
                 return Ok(false);
             }
             match file.read_exact_at(&mut first, print.at) {
@@ -267,6 +267,13 @@ impl Source {
         self.pos = file.seek(SeekFrom::Start(len))?;
         Ok(last == [b'\n'])
     }
+}
+
+/// Whether a file whose content begins at `at` still has its hole before it. Where nothing is known of the content yet,
+/// this alone tells it from one that was cut and written anew.
+fn begins_with_hole(file: &File, at: u64) -> io::Result<bool> {
+    let mut first = [0];
+    Ok(at == 0 || file.read_at(&mut first, 0)? == 1 && first == [0])
 }
 
 /// Whether opening failed for want of something that will be there again: the file is as good as before.
