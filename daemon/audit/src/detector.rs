@@ -29,7 +29,7 @@ use crate::known::Known;
 use crate::rule::{Rule, Stateful};
 use crate::site::Site;
 use crate::trail::{Sign, Trail};
-use crate::window::{Started, Windows, fingerprint};
+use crate::window::{Files, Started, Windows, fingerprint};
 
 const MICROS: i64 = 1_000_000;
 
@@ -66,6 +66,7 @@ pub struct Detector {
     settings: Settings,
     site: Arc<Site>,
     windows: Windows,
+    files: Files,
     started: Started,
     trail: Trail,
     /// When the first event ever was, for rules that learn at first.
@@ -94,7 +95,7 @@ impl Detector {
     /// An engine with these rules.
     pub fn new(rules: Vec<Rule>, settings: Settings) -> Self {
         let index = Index::new(&rules);
-        let windows = Windows::new(settings.max_windows);
+        let windows = Windows::new(settings.limits());
         let of = |is: fn(&Stateful) -> bool| {
             rules.iter().enumerate().filter(|(_, rule)| is(&rule.stateful)).map(|(at, _)| at).collect()
         };
@@ -115,6 +116,7 @@ impl Detector {
             site: Arc::new(settings.site.clone()),
             settings,
             windows,
+            files: Files::default(),
             started: Started::default(),
             trail: Trail::default(),
             first: None,
@@ -147,6 +149,11 @@ impl Detector {
     /// How many keys are remembered now.
     pub fn remembered(&self) -> usize {
         self.windows.len()
+    }
+
+    /// What they cost, in bytes: roughly, as it is held against [`Settings::max_bytes`].
+    pub fn remembered_bytes(&self) -> usize {
+        self.windows.bytes()
     }
 
     /// Judges one event; what is to be reported is appended to `out`.

@@ -15,6 +15,7 @@ mod correlation;
 mod detector;
 mod event;
 mod fields;
+mod footprint;
 mod identity;
 mod index;
 mod known;

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use picket_model::Detection;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::footprint;
 
 /// A match that waits for others of its key, because the rule wants more than one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,7 +26,9 @@ pub(crate) struct Waiting {
     #[serde(default)]
     pub(crate) also: u64,
     pub(crate) audit_id: String,
-    pub(crate) file: String,
+    /// Shared, see [`Files`].
+    #[serde(serialize_with = "write_shared", deserialize_with = "read_shared")]
+    pub(crate) file: Arc<str>,
     pub(crate) line: u64,
     /// Audit ids of what led here, in a correlation that is ordered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -58,12 +63,61 @@ impl Window {
     }
 }
 
-/// Windows by key, in the order they end. Never more than the limit: the one that ends first makes room.
+fn write_shared<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(text)
+}
+
+fn read_shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    String::deserialize(deserializer).map(Into::into)
+}
+
+/// Names of log files, so that matches that wait share them. A node has one log and a few rotated ones; of more the
+/// first known is given up, and lives on where it is used.
 #[derive(Debug, Default)]
+pub(crate) struct Files {
+    known: VecDeque<Arc<str>>,
+}
+
+impl Files {
+    const LIMIT: usize = 32;
+
+    pub(crate) fn shared(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.known.iter().rev().find(|known| &***known == name) {
+            return Arc::clone(known);
+        }
+        if self.known.len() >= Self::LIMIT {
+            self.known.pop_front();
+        }
+        let name: Arc<str> = name.into();
+        self.known.push_back(Arc::clone(&name));
+        name
+    }
+}
+
+/// What is remembered at most.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Windows.
+    pub(crate) windows: usize,
+    /// Bytes of all of them.
+    pub(crate) bytes: usize,
+}
+
+/// A window and what it costs.
+#[derive(Debug)]
+struct Held {
+    window: Window,
+    bytes: usize,
+}
+
+/// Windows by key, in the order they end. Never more than the limits: the ones that end first make room.
+#[derive(Debug)]
 pub(crate) struct Windows {
-    by_key: HashMap<u64, Window>,
+    // Boxed, since the table is half empty after it grew.
+    by_key: HashMap<u64, Box<Held>>,
     by_end: BTreeSet<(i64, u64)>,
-    limit: usize,
+    limits: Limits,
+    bytes: usize,
     /// How many were forgotten early to make room.
     pub(crate) evicted: u64,
 }
@@ -79,35 +133,60 @@ pub(crate) fn fingerprint<'t>(parts: impl IntoIterator<Item = &'t str>) -> u64 {
 }
 
 impl Windows {
-    pub(crate) fn new(limit: usize) -> Self {
-        Self { limit: limit.max(1), ..Self::default() }
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { by_key: HashMap::new(), by_end: BTreeSet::new(), limits, bytes: 0, evicted: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.by_key.len()
     }
 
+    /// What all of them cost.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// To look into a window, and for changes that do not change what it costs; for others it is taken out.
     pub(crate) fn get(&mut self, key: u64) -> Option<&mut Window> {
-        self.by_key.get_mut(&key)
+        self.by_key.get_mut(&key).map(|held| &mut held.window)
     }
 
     /// Takes the window out, to be changed and put back.
     pub(crate) fn take(&mut self, key: u64) -> Option<Window> {
-        let window = self.by_key.remove(&key)?;
-        self.by_end.remove(&(window.until, key));
-        Some(window)
+        let held = *self.by_key.remove(&key)?;
+        self.bytes -= held.bytes;
+        self.by_end.remove(&(held.window.until, key));
+        Some(held.window)
     }
 
-    /// Puts a window in; returns the one that had to make room.
-    pub(crate) fn put(&mut self, key: u64, window: Window) -> Option<Window> {
-        self.by_end.insert((window.until, key));
-        self.by_key.insert(key, window);
-        if self.by_key.len() <= self.limit {
-            return None;
+    /// Puts a window in; returns those that had to make room.
+    pub(crate) fn put(&mut self, key: u64, mut window: Window) -> Vec<Window> {
+        if window.waiting.capacity() > 8 && window.waiting.len() < window.waiting.capacity() / 4 {
+            window.waiting.shrink_to_fit();
         }
-        let (_, oldest) = *self.by_end.first()?;
+        let bytes = footprint::of_window(&window);
+        self.bytes += bytes;
+        let until = window.until;
+        // Nobody puts a key in twice, but for a memory that was tampered with.
+        if let Some(other) = self.by_key.insert(key, Box::new(Held { window, bytes })) {
+            self.bytes -= other.bytes;
+            self.by_end.remove(&(other.window.until, key));
+        }
+        self.by_end.insert((until, key));
+        let mut gone = Vec::new();
+        while (self.by_key.len() > self.limits.windows.max(1) || self.bytes > self.limits.bytes)
+            && let Some(window) = self.forget_first()
+        {
+            gone.push(window);
+        }
+        gone
+    }
+
+    /// Takes out the window that ends first, before its time.
+    fn forget_first(&mut self) -> Option<Window> {
+        let &(_, key) = self.by_end.first()?;
         self.evicted += 1;
-        self.take(oldest)
+        self.take(key)
     }
 
     /// Takes out the next window that ended before `now`.
@@ -118,18 +197,11 @@ impl Windows {
 
     /// Takes out the quarter that ends first.
     pub(crate) fn forget_quarter(&mut self) -> Vec<Window> {
-        let some = self.by_key.len().div_ceil(4);
-        self.evicted += some as u64;
-        (0..some)
-            .filter_map(|_| {
-                let &(_, key) = self.by_end.first()?;
-                self.take(key)
-            })
-            .collect()
+        (0..self.by_key.len().div_ceil(4)).filter_map(|_| self.forget_first()).collect()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &Window)> {
-        self.by_key.iter().map(|(key, window)| (*key, window))
+        self.by_key.iter().map(|(key, held)| (*key, &held.window))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use picket_model::{Detection, Severity};
 
-use super::describe::{add, describe, remember, short, timestamp};
+use super::describe::{add, audit_id_of, describe, remember, timestamp};
 use super::reason::place;
 use super::{Detector, MICROS, Mode, Position};
 use crate::fields::View;
@@ -35,8 +35,10 @@ impl Detector {
             let Some(rule) = self.rules.get(at) else { continue };
             let key = key_of(rule, view);
             let value = value_of(&rule.stateful.distinct, view);
-            if let Some(window) = self.windows.get(key) {
+            if let Some(mut window) = self.windows.take(key) {
                 window.waiting.retain(|waiting| waiting.value != value);
+                // It only became smaller: nothing has to make room.
+                self.windows.put(key, window);
             }
         }
     }
@@ -73,7 +75,7 @@ impl Detector {
         if learning || (restart && rule.id == "audit-gap") {
             severity = severity.min(Severity::Low);
         }
-        let audit_id = short(view.event.audit_id.as_deref().unwrap_or(""));
+        let audit_id = audit_id_of(view);
         let mut window =
             self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, time.saturating_add(window_us)));
         let was_open = window.open.is_some();
@@ -126,7 +128,7 @@ impl Detector {
                         _ => 0,
                     },
                     audit_id: audit_id.clone(),
-                    file: position.file.to_owned(),
+                    file: self.files.shared(position.file),
                     line: position.line,
                 });
             }
@@ -150,13 +152,13 @@ impl Detector {
                     let mut detection = describe(rule, view, severity, time, position);
                     if let Some(first) = window.waiting.front() {
                         detection.audit_id.clone_from(&first.audit_id);
-                        detection.file.clone_from(&first.file);
+                        detection.file = first.file.to_string();
                         detection.line = first.line;
                         detection.time = timestamp(first.time);
                     }
                     detection.count = window.waiting.len().max(1) as u64;
                     detection.audit_ids = Vec::new();
-                    for waiting in window.waiting.drain(..) {
+                    for waiting in std::mem::take(&mut window.waiting) {
                         remember(&mut detection.audit_ids, &waiting.audit_id, self.settings.max_audit_ids);
                     }
                     if let Some(reasons) = &mut self.reasons {
@@ -171,7 +173,7 @@ impl Detector {
         };
         out.extend(news);
         let raised = !was_open && window.open.is_some();
-        if let Some(evicted) = self.windows.put(key, window) {
+        for evicted in self.windows.put(key, window) {
             close(evicted, out);
         }
         raised

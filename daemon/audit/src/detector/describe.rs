@@ -12,6 +12,8 @@ use crate::rule::Rule;
 pub const MAX_AUDIT_IDS: usize = 100;
 /// Longest user name, address or object name a detection carries, in bytes. The API server sets no limit of its own.
 const MAX_TEXT: usize = 1024;
+/// Longest audit id that is kept, in bytes. It is a UUID, unless a client chose it (E4).
+const MAX_ID: usize = 128;
 
 pub(super) fn timestamp(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
@@ -32,7 +34,16 @@ pub(super) fn remember(ids: &mut Vec<String>, audit_id: &str, limit: usize) {
 
 /// Cut to a length that no identity of a cluster reaches, at a character's edge, and without control characters.
 pub(super) fn short(text: &str) -> String {
-    let mut end = text.len().min(MAX_TEXT);
+    cut(text, MAX_TEXT)
+}
+
+/// The audit id of this event, as it is kept.
+pub(super) fn audit_id_of(view: &View<'_>) -> String {
+    cut(view.event.audit_id.as_deref().unwrap_or(""), MAX_ID)
+}
+
+fn cut(text: &str, most: usize) -> String {
+    let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -51,7 +62,7 @@ pub(super) fn describe(
         Some((last, others)) => (Some(short(last)), others.iter().take(16).map(|ip: &Text<'_>| short(ip)).collect()),
         None => (None, Vec::new()),
     };
-    let audit_id = short(view.event.audit_id.as_deref().unwrap_or(""));
+    let audit_id = audit_id_of(view);
     let text = |value: Option<&str>| short(value.unwrap_or(""));
     Detection {
         rule: rule.id.clone(),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use picket_model::Detection;
 
 use super::count::{Seen, close};
-use super::describe::{add, describe, remember, short, timestamp};
+use super::describe::{add, audit_id_of, describe, remember, timestamp};
 use super::reason::place;
 use super::{Detector, MICROS, Mode};
 use crate::rule::Rule;
@@ -26,7 +26,7 @@ impl Detector {
             let span = rule.stateful.window_s.unwrap_or_default().saturating_mul(MICROS);
             let hold = rule.stateful.cooldown_s.map_or(span, |seconds| seconds.saturating_mul(MICROS));
             let key = correlation.key(&rule.id, part, view);
-            let audit_id = short(view.event.audit_id.as_deref().unwrap_or(""));
+            let audit_id = audit_id_of(view);
             let mut window = self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, time.saturating_add(span)));
             if let Some(open) = &mut window.open {
                 // One event is counted once, however many of the rules it meets.
@@ -59,7 +59,7 @@ impl Detector {
                     again: 0,
                     also: 0,
                     audit_id,
-                    file: position.file.to_owned(),
+                    file: self.files.shared(position.file),
                     line: position.line,
                     chain: Vec::new(),
                 };
@@ -80,7 +80,7 @@ impl Detector {
                 }
             }
             counted.push(key);
-            if let Some(evicted) = self.windows.put(key, window) {
+            for evicted in self.windows.put(key, window) {
                 close(evicted, out);
             }
         }
@@ -122,7 +122,7 @@ impl Detector {
 fn fill(detection: &mut Detection, waiting: &mut VecDeque<Waiting>, most_ids: usize) {
     if let Some(first) = waiting.front() {
         detection.audit_id.clone_from(&first.audit_id);
-        detection.file.clone_from(&first.file);
+        detection.file = first.file.to_string();
         detection.line = first.line;
         detection.time = timestamp(first.time);
     }
@@ -132,7 +132,7 @@ fn fill(detection: &mut Detection, waiting: &mut VecDeque<Waiting>, most_ids: us
     let ids = waiting.iter().map(|waiting| waiting.chain.len().max(1)).sum::<usize>();
     detection.count = ids.max(1) as u64;
     detection.audit_ids = Vec::new();
-    for waiting in waiting.drain(..) {
+    for waiting in std::mem::take(waiting) {
         if waiting.chain.is_empty() {
             remember(&mut detection.audit_ids, &waiting.audit_id, most_ids);
         }

@@ -57,7 +57,7 @@ impl Detector {
                 window.open = Some(Open { reported, detection });
             }
         }
-        if let Some(evicted) = self.windows.put(key, window) {
+        for evicted in self.windows.put(key, window) {
             close(evicted, out);
         }
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::count::close;
 use super::{Counters, Detector};
+use crate::footprint::Length;
 use crate::known::Known;
 use crate::trail::Trail;
 use crate::window::{Started, Window, Windows};
@@ -55,9 +56,13 @@ impl Detector {
     /// # Errors
     /// Never in practice: the types serialise.
     pub fn state(&self) -> Result<Vec<u8>, StateError> {
+        Ok(serde_json::to_vec(&self.kept())?)
+    }
+
+    fn kept(&self) -> Kept<'_> {
         let mut windows: Vec<_> = self.windows.iter().collect();
         windows.sort_unstable_by_key(|(key, _)| *key);
-        Ok(serde_json::to_vec(&Kept {
+        Kept {
             version: STATE_VERSION,
             first: self.first,
             now: self.now,
@@ -66,7 +71,7 @@ impl Detector {
             trail: &self.trail,
             windows,
             known: self.known.entries(),
-        })?)
+        }
     }
 
     /// The memory in at most `limit` bytes: what does not fit is forgotten, here as in what is stored, so that both
@@ -77,8 +82,12 @@ impl Detector {
     /// As [`Detector::state`].
     pub fn state_within(&mut self, limit: usize, out: &mut Vec<Detection>) -> Result<Vec<u8>, StateError> {
         loop {
-            let state = self.state()?;
-            if state.len() <= limit {
+            // Counted before it is written: what is far too long would take more memory than the limit is for.
+            let mut length = Length::default();
+            serde_json::to_writer(&mut length, &self.kept())?;
+            if length.0 <= limit {
+                let mut state = Vec::with_capacity(length.0);
+                serde_json::to_writer(&mut state, &self.kept())?;
                 return Ok(state);
             }
             let forgotten = self.windows.forget_quarter();
@@ -111,8 +120,11 @@ impl Detector {
         for (id, request) in state.started {
             self.started.insert(id, request);
         }
-        self.windows = Windows::new(self.settings.max_windows);
-        for (key, window) in state.windows {
+        self.windows = Windows::new(self.settings.limits());
+        for (key, mut window) in state.windows {
+            for waiting in &mut window.waiting {
+                waiting.file = self.files.shared(&waiting.file);
+            }
             if self.rules.iter().any(|rule| rule.id == window.rule) {
                 self.windows.put(key, window);
             }
