@@ -60,6 +60,7 @@ flags! {
     DRY_RUN = "dry_run", 19;
     ANNOTATED = "annotated", 20;
     ERROR = "error", 21;
+    BLOCKED = "blocked_address", 22;
 }
 
 impl Flags {
@@ -112,6 +113,8 @@ impl<'e> View<'e> {
         let is_final = (done || stage == "ResponseStarted" || stage == "Panic") && first_final;
         flags.set(Flags::DONE, done);
         flags.set(Flags::FINAL, is_final);
+        let blocked = |ips: &Vec<Text<'_>>| ips.iter().any(|ip| self.site.is_blocked(ip));
+        flags.set(Flags::BLOCKED, self.event.source_ips.as_ref().is_some_and(blocked));
         if !(done || is_final) {
             return flags;
         }
@@ -268,7 +271,7 @@ impl<'e> View<'e> {
         some(&self.event.response_status.as_ref()?.message)
     }
 
-    fn uri(&self) -> Option<&'e str> {
+    pub(crate) fn uri(&self) -> Option<&'e str> {
         some(&self.event.request_uri)
     }
 
@@ -414,11 +417,8 @@ impl<'e> View<'e> {
             "loopback" => {
                 EventValue::Bool(self.ip().is_some_and(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())))
             }
-            "public_ip" => EventValue::Bool(self.ip().is_some_and(|ip| is_public(ip) && !self.site.is_of_cluster(ip))),
+            "public_ip" => EventValue::Bool(self.is_from_public_ip()),
             "outside_cluster" => EventValue::Bool(self.ip().is_some_and(|ip| self.is_outside_cluster(ip))),
-            "blocked_address" => EventValue::Bool(
-                event.source_ips.as_ref().is_some_and(|ips| ips.iter().any(|ip| self.site.is_blocked(ip))),
-            ),
             "ua" | "userAgent" => text(some(&event.user_agent)),
             "ua_prefix" => text(some(&event.user_agent).map(product)),
             "group" | "objectRef.apiGroup" | "apiGroup" => text(self.group()),
@@ -507,6 +507,11 @@ impl<'e> View<'e> {
     fn code_and_decision(&self, code: i64) -> EventValue<'_> {
         let word = if self.flag(Flags::DENIED) { "FORBID" } else { "ALLOW" };
         EventValue::Array(vec![EventValue::Int(code), EventValue::Str(Cow::Borrowed(word))])
+    }
+
+    /// Whether the address is one the whole world can reach, and none of the cluster's own.
+    pub(crate) fn is_from_public_ip(&self) -> bool {
+        self.ip().is_some_and(|ip| is_public(ip) && !self.site.is_of_cluster(ip))
     }
 
     fn is_outside_cluster(&self, ip: &str) -> bool {
@@ -609,7 +614,7 @@ pub(crate) fn is_field(field: &str) -> bool {
     ];
     const NAMES: &str = " kind apiVersion stage level audit_id auditID verb uri requestURI path user user.username uid \
         user.uid groups user.groups imp impersonatedUser.username imp_groups impersonatedUser.groups actor \
-        actor_groups ip ips sourceIPs ip_24 ip_family loopback public_ip blocked_address ua userAgent ua_prefix group \
+        actor_groups ip ips sourceIPs ip_24 ip_family loopback public_ip ua userAgent ua_prefix group \
         objectRef.apiGroup apiGroup res objectRef.resource resource sub objectRef.subresource subresource ns \
         objectRef.namespace namespace objectRef.name objectRef.apiVersion name uri_gvr code responseStatus.code \
         reason responseStatus.reason responseStatus.status msg responseStatus.message msg_webhook decision \
