@@ -42,6 +42,11 @@ impl Binaries {
                 .args(group.iter().flat_map(|package| ["-p", *package]))
                 .args(release.then_some("--release"))
                 .stderr(Stdio::inherit());
+            // What cargo says of the package that runs this, build scripts of others would take for a change of theirs.
+            let of_this = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|head| name.starts_with(head));
+            for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_this)) {
+                command.env_remove(name);
+            }
             let output = command.output().context("cannot run cargo")?;
             anyhow::ensure!(output.status.success(), "cargo build failed");
             for line in output.stdout.split(|b| *b == b'\n') {
