@@ -33,6 +33,8 @@ const BUSY: Duration = Duration::from_millis(200);
 const MOST_ROWS: u64 = 500_000;
 /// The largest value whose beginning is looked at: SQLite reads a value whole, and the API server takes none larger.
 const LARGEST: u64 = 3 * 1024 * 1024;
+/// How long to wait between two looks at the WAL's index: its user writes it within microseconds.
+const INDEX_PAUSE: Duration = Duration::from_millis(1);
 /// How often a database that changes under the reader is read anew.
 const ATTEMPTS: u32 = 3;
 /// A database in use changes with every lease: it is read again no sooner than this, whatever changed.
@@ -139,6 +141,8 @@ enum Refused {
     Damaged,
     #[error("locked by its user; it is looked at again later")]
     Busy,
+    #[error("the index of its WAL is half written; it is looked at again later")]
+    TornIndex,
     #[error("has no table kine, so it is not a datastore of K3s")]
     NotKine,
     #[error("its WAL cannot be opened with read access alone")]
@@ -223,7 +227,28 @@ impl Files {
     }
 
     fn read(&self, known: &[String], until: Instant) -> Result<StoredSecrets, Refused> {
-        count_in(&self.path, self.way, known, until)
+        let patient = until.min(Instant::now() + BUSY);
+        self.read_pausing(known, until, || {
+            std::thread::sleep(INDEX_PAUSE);
+            Instant::now() < patient
+        })
+    }
+
+    /// SQLite answers a torn index with a wish to recover it, which a reader that may not write cannot; its busy
+    /// handler is not asked. Mostly the writer was met in the middle of a commit, so it is read again while `pause`
+    /// says that there is time.
+    fn read_pausing(
+        &self,
+        known: &[String],
+        until: Instant,
+        mut pause: impl FnMut() -> bool,
+    ) -> Result<StoredSecrets, Refused> {
+        loop {
+            match count_in(&self.path, self.way, known, until) {
+                Err(Refused::TornIndex) if pause() => {}
+                read => return read,
+            }
+        }
     }
 }
 
@@ -384,9 +409,17 @@ fn refused(error: &rusqlite::Error) -> Refused {
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => Refused::NotADatabase,
         Some(ErrorCode::DatabaseCorrupt) => Refused::Damaged,
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::OperationInterrupted) => Refused::Busy,
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::FileLockingProtocolFailed
+            | ErrorCode::OperationInterrupted,
+        ) => Refused::Busy,
         _ if error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_READONLY_DIRECTORY) => {
             Refused::NoAccess
+        }
+        _ if error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_READONLY_RECOVERY) => {
+            Refused::TornIndex
         }
         _ => Refused::Sqlite(error.sqlite_error().map_or(0, |e| e.extended_code)),
     }
