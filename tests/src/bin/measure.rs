@@ -1,6 +1,6 @@
 //! Measures what docs/performance.md reports, each beside a yardstick taken in the same run.
 //!
-//! `cargo run -p picket-tests --bin measure [latency|scan|memory|sizes]…` (all without a word)
+//! `cargo run -p picket-tests --bin measure [latency|scan|memory|sizes|backlog]…` (all without a word)
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -19,6 +19,8 @@ use serde_json::Value;
 
 /// Changes whose way to the collector is timed.
 const CHANGES: usize = 200;
+/// How much of the audit log is rotated away unread before picketd comes back.
+const BACKLOG_BYTES: u64 = 1 << 30;
 /// How long the audit log is written to, and how fast.
 const BUSY: Duration = Duration::from_secs(40);
 const EVENTS_A_SECOND: u128 = 500;
@@ -35,8 +37,8 @@ fn main() -> anyhow::Result<()> {
     if asked("scan") {
         scan(&binaries, &node, dir.path())?;
     }
-    if asked("latency") || asked("memory") {
-        running(&binaries, &node, dir.path(), asked("latency"), asked("memory"))?;
+    if asked("latency") || asked("memory") || asked("backlog") {
+        running(&binaries, &node, dir.path(), &asked)?;
     }
     Ok(())
 }
@@ -106,7 +108,7 @@ fn peak(binaries: &Binaries, dir: &Path, args: &[&str], root: Option<&Path>) -> 
     Ok(kib / 1024.0)
 }
 
-fn running(binaries: &Binaries, node: &SampleNode, dir: &Path, latency: bool, memory: bool) -> anyhow::Result<()> {
+fn running(binaries: &Binaries, node: &SampleNode, dir: &Path, asked: &impl Fn(&str) -> bool) -> anyhow::Result<()> {
     let collector = Collector::start(binaries, &dir.join("collector"))?;
     let operator = collector.operator("measure", "admin")?;
     let mut daemon = Daemon::new(binaries, &dir.join("picketd"), node.root())?;
@@ -116,50 +118,97 @@ fn running(binaries: &Binaries, node: &SampleNode, dir: &Path, latency: bool, me
         collector.get(&operator, &["findings"]).ok().filter(|f| !f.is_empty())
     })?;
     wait::until("the node has nothing left to send", || {
-        let status: Value = serde_json::from_slice(&daemon.status_json().ok()?.stdout).ok()?;
-        (status["outbox"]["waiting"].as_u64() == Some(0)).then_some(())
+        (status(&daemon).ok()?["outbox"]["waiting"].as_u64() == Some(0)).then_some(())
     })?;
-    if memory {
+    if asked("memory") {
         println!("resident memory, idle after a full evaluation");
         println!("  picketd            {:.1} MiB", rss_mib(daemon.process()?.pid())?);
         println!("  picket-collector   {:.1} MiB", rss_mib(collector.process()?.pid())?);
         busy(&mut daemon, node)?;
     }
-    if latency {
-        let key = format!("{DATA_DIR}/server/tls/client-admin.key");
-        let live = Live::watch(binaries, &operator)?;
-        let mut took = Vec::new();
-        for n in 0..CHANGES {
-            let (mode, kind) = if n % 2 == 0 { (0o644, "finding_opened") } else { (0o600, "finding_resolved") };
-            let begun = Instant::now();
-            node.chmod(&key, mode)?;
-            loop {
-                let event = live.next(wait::PATIENCE).context("nothing arrived")?;
-                if event["kind"] == kind && event["finding"]["subject"] == key.as_str() {
-                    break;
-                }
-            }
-            took.push(begun.elapsed());
-        }
-        took.sort_unstable();
-        let mut synced = sync_times(dir)?;
-        synced.sort_unstable();
+    let live = Live::watch(binaries, &operator)?;
+    if asked("latency") {
+        let took = (0..CHANGES).map(|n| change(&live, node, n)).collect::<Result<_, _>>()?;
         println!("change of a file → durable at the collector and shown to a watching operator, {CHANGES} changes");
-        println!("  p50 {:.1} ms, p99 {:.1} ms", ms(percentile(&took, 50)), ms(percentile(&took, 99)));
-        println!(
-            "  yardstick: one synced append of 1 KiB on the same disk: p50 {:.2} ms, p99 {:.2} ms",
-            ms(percentile(&synced, 50)),
-            ms(percentile(&synced, 99))
-        );
+        print_times(took);
+        println!("  yardstick: one synced append of 1 KiB on the same disk:");
+        print_times(sync_times(dir)?);
+    }
+    if asked("backlog") {
+        backlog(&mut daemon, node, &live)?;
     }
     daemon.stop()
 }
 
-/// The log of a real K3s, written anew at a steady rate.
-fn busy(daemon: &mut Daemon, node: &SampleNode) -> anyhow::Result<()> {
+fn status(daemon: &Daemon) -> anyhow::Result<Value> {
+    Ok(serde_json::from_slice(&daemon.status_json()?.stdout)?)
+}
+
+/// Changes the mode of a key and waits until an operator sees it.
+fn change(live: &Live, node: &SampleNode, n: usize) -> anyhow::Result<Duration> {
+    let key = format!("{DATA_DIR}/server/tls/client-admin.key");
+    let (mode, kind) = if n.is_multiple_of(2) { (0o644, "finding_opened") } else { (0o600, "finding_resolved") };
+    let begun = Instant::now();
+    node.chmod(&key, mode)?;
+    loop {
+        let event = live.next(wait::PATIENCE).context("nothing arrived")?;
+        if event["kind"] == kind && event["finding"]["subject"] == key.as_str() {
+            return Ok(begun.elapsed());
+        }
+    }
+}
+
+fn print_times(mut took: Vec<Duration>) {
+    took.sort_unstable();
+    println!(
+        "  {} times: p50 {:.1} ms, p99 {:.1} ms",
+        took.len(),
+        ms(percentile(&took, 50)),
+        ms(percentile(&took, 99))
+    );
+}
+
+/// picketd comes back to a backlog of rotated logs; meanwhile files change.
+fn backlog(daemon: &mut Daemon, node: &SampleNode, live: &Live) -> anyhow::Result<()> {
+    daemon.stop()?;
+    let text = real_log()?;
+    let logs = node.path(&format!("{DATA_DIR}/server/logs"));
+    fs::rename(logs.join("audit.log"), logs.join("audit-2026-11-28T00-00-00.000.log"))?;
+    let files = BACKLOG_BYTES.div_ceil(text.len() as u64);
+    for n in 1..=files {
+        fs::write(logs.join(format!("audit-2026-11-28T{:02}-{:02}-00.000.log", n / 60, n % 60)), &text)?;
+    }
+    fs::write(logs.join("audit.log"), "")?;
+    let events_written = files * text.lines().count() as u64;
+    daemon.start()?;
+    let (begun, mut took, mut most) = (Instant::now(), Vec::new(), 0.0f64);
+    let caught_up = loop {
+        took.push(change(live, node, took.len())?);
+        most = most.max(rss_mib(daemon.process()?.pid())?);
+        if status(daemon)?["audit"]["events"].as_u64().is_some_and(|events| events >= events_written) {
+            break begun.elapsed();
+        }
+    };
+    println!("back after {files} rotated logs, {:.0} MiB", mib(files * text.len() as u64));
+    println!(
+        "  read in {:.1} s; resident memory at most {most:.1} MiB; changes of a file meanwhile:",
+        caught_up.as_secs_f64()
+    );
+    print_times(took);
+    Ok(())
+}
+
+/// The log of a real K3s.
+fn real_log() -> anyhow::Result<String> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/audit/k3s-real/audit.log.gz");
     let mut text = String::new();
     flate2::read::GzDecoder::new(fs::File::open(fixture)?).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// The log of a real K3s, written anew at a steady rate.
+fn busy(daemon: &mut Daemon, node: &SampleNode) -> anyhow::Result<()> {
+    let text = real_log()?;
     let mut lines = text.split_inclusive('\n').cycle();
     let log = format!("{DATA_DIR}/server/logs/audit.log");
     let pid = daemon.process()?.pid();
