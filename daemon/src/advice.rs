@@ -8,13 +8,24 @@ use picket_model::Role;
 
 pub use drop_in::{DropIn, NotOurs, Setting};
 
+/// What becomes of a file that a setting names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It is new.
+    Make,
+    /// The node's configuration names it already: the text is to be added to its list of plugins.
+    AddPlugin,
+    /// The node's configuration names it already: the text is a whole that does what is asked.
+    Replace,
+}
+
 /// A file that a setting names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Companion {
     /// Its path.
     pub path: String,
-    /// Whether the node's configuration names it already, so that the text is to be added to it.
-    pub exists: bool,
+    /// What becomes of it.
+    pub change: Change,
     /// What it has to hold, or what has to be added.
     pub text: String,
 }
@@ -28,7 +39,8 @@ pub struct Advice {
     pub file: Option<Companion>,
 }
 
-/// An audit policy that the controls on policies pass: bodies of what may hold a secret are never logged.
+/// An audit policy that every control on policies passes: bodies of what may hold a secret are never logged, and those
+/// that detections look into are.
 const AUDIT_POLICY: &str = include_str!("advice/audit.yaml");
 /// The head of an admission configuration.
 const ADMISSION: &str = "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n";
@@ -49,13 +61,16 @@ pub fn of(control: &Control, data_dir: &str, config: Option<&NodeConfig>) -> Opt
         let flag = "admission-control-config-file";
         let current = set(flag);
         let path = current.clone().unwrap_or_else(|| format!("{data_dir}/server/psa.yaml"));
-        let exists = current.is_some();
-        if !exists {
-            items.push(format!("{flag}={path}"));
-        }
-        let text = if exists { section.to_owned() } else { format!("{ADMISSION}{section}") };
-        Some(Companion { path, exists, text })
+        let (change, text) = match current {
+            Some(_) => (Change::AddPlugin, section.to_owned()),
+            None => {
+                items.push(format!("{flag}={path}"));
+                (Change::Make, format!("{ADMISSION}{section}"))
+            }
+        };
+        Some(Companion { path, change, text })
     };
+    let policy_path = set("audit-policy-file");
     match control.id.as_str() {
         // K3s makes the file and passes the flag itself.
         "apiserver-encryption-provider-config" => {
@@ -71,11 +86,16 @@ pub fn of(control: &Control, data_dir: &str, config: Option<&NodeConfig>) -> Opt
             if set("audit-log-path").is_none() {
                 items.push(format!("audit-log-path={data_dir}/server/logs/audit.log"));
             }
-            if set("audit-policy-file").is_none() || control.id == "audit-policy-file-set" {
-                let path = set("audit-policy-file").unwrap_or_else(|| format!("{data_dir}/server/audit.yaml"));
+            if policy_path.is_none() || control.id == "audit-policy-file-set" {
+                let path = policy_path.unwrap_or_else(|| format!("{data_dir}/server/audit.yaml"));
                 items.push(format!("audit-policy-file={path}"));
-                advice.file = Some(Companion { path, exists: false, text: AUDIT_POLICY.to_owned() });
+                advice.file = Some(Companion { path, change: Change::Make, text: AUDIT_POLICY.to_owned() });
             }
+        }
+        // Which of its rules are amiss is in the verdict; without a policy there is nothing to judge.
+        _ if control.source == Source::AuditPolicy => {
+            let path = policy_path?;
+            advice.file = Some(Companion { path, change: Change::Replace, text: AUDIT_POLICY.to_owned() });
         }
         // Values of a list add up: what somebody allowed goes away only where they wrote it.
         _ if control.expected.op == Op::SubsetOf && is_set_by_somebody(control, config) => return None,

@@ -495,8 +495,11 @@ impl AuditWatch {
         self.since_bytes += bytes;
         self.since.lines += batch.lines.len() as u64;
         let place = self.logs.get(at).and_then(|log| log.reader.as_ref()?.place());
+        let counters = self.detector.counters();
         self.board.update(|state| {
             let audit = &mut state.audit;
+            audit.closed_early = counters.evicted;
+            audit.facts_forgotten = counters.facts_evicted;
             audit.events += events;
             audit.malformed += malformed;
             audit.last_event = last.or(audit.last_event);

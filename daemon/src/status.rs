@@ -107,6 +107,12 @@ pub struct AuditState {
     pub detections: u64,
     /// Lines since the start that were no events.
     pub malformed: u64,
+    /// Counts that ended before their time so that the rules' memory stays bounded, ever.
+    #[serde(default)]
+    pub closed_early: u64,
+    /// Facts of objects forgotten for the same reason, ever: a later change of them finds nothing to compare with.
+    #[serde(default)]
+    pub facts_forgotten: u64,
     /// When the last event was read.
     pub last_event: Option<Timestamp>,
     /// Why it cannot be read, if so.

@@ -13,9 +13,10 @@ use picket_host::Host;
 use picket_model::Status;
 use picket_service::clock::FixedClock;
 use picket_tests::node::{DATA_DIR, MOMENT, Profile, SampleNode};
-use picketd::advice::{self, Setting};
+use picketd::advice::{self, Change, Setting};
 use picketd::cmd::{Node as Where, RoleAsked, fix};
 use picketd::repair;
+use picketd::rules;
 use picketd::source::{Ask, Memory, Seen, observe};
 
 const BEFORE: &str = "/etc/rancher/k3s/config.yaml.d/10-bad.yaml";
@@ -115,14 +116,15 @@ fn a_file_that_is_named_already_is_added_to() {
     let control = policy.catalogue.get("apiserver-event-rate-limit").unwrap();
     let advice = advice::of(control, DATA_DIR, config).unwrap();
     let file = advice.file.unwrap();
-    assert!(file.exists && file.path == "/etc/own.yaml" && file.text.starts_with("- name: EventRateLimit"), "{file:?}");
+    assert_eq!((file.path.as_str(), file.change), ("/etc/own.yaml", Change::AddPlugin));
+    assert!(file.text.starts_with("- name: EventRateLimit"), "{file:?}");
     assert_eq!(advice.settings.lines(), ["kube-apiserver-arg+:", "- \"enable-admission-plugins+=EventRateLimit\""]);
 }
 
 #[test]
 fn the_policy_of_explain_passes_every_control_on_policies() {
     let dir = tempfile::tempdir().unwrap();
-    let policy = Policy::built_in().unwrap();
+    let policy = rules::policy().unwrap();
     let node = SampleNode::build(Profile::DefaultServer, &dir.path().join("root")).unwrap();
     let control = policy.catalogue.get("audit-policy-file-set").unwrap();
     let advice = advice::of(control, DATA_DIR, None).unwrap();
@@ -130,14 +132,22 @@ fn the_policy_of_explain_passes_every_control_on_policies() {
     let file = advice.file.unwrap();
     put(&node, &file.path, &file.text);
     let seen = look(&node, &policy);
+    let mut judged = 0;
     for row in evaluate(&seen.snapshot, &policy) {
         let control = policy.catalogue.get(&row.control).unwrap();
-        // It logs no bodies, so detections that look into them stay blind: that is for the site to widen.
-        let left = ["audit-policy-loaded", "audit-policy-detections-blind", "audit-policy-detections-bodies"];
-        if control.source == Source::AuditPolicy && !left.contains(&control.id.as_str()) {
+        // Whether K3s has loaded it shows when K3s runs.
+        if control.source == Source::AuditPolicy && control.id != "audit-policy-loaded" {
             assert_eq!(row.status, Status::Pass, "{row:#?}");
+            judged += 1;
         }
     }
+    assert!(judged >= 15, "{judged}");
+    // The same for a node that has a policy of which a control complains.
+    let bodies = policy.catalogue.get("audit-policy-detections-bodies").unwrap();
+    let again = advice::of(bodies, DATA_DIR, seen.snapshot.declared.value().map(AsRef::as_ref)).unwrap();
+    let again_file = again.file.unwrap();
+    assert_eq!((again_file.path, again_file.change, again_file.text), (file.path, Change::Replace, file.text));
+    assert!(again.settings.0.is_empty());
 }
 
 fn repaired(root: &Path, control: &str) -> (String, u8) {

@@ -152,6 +152,10 @@ fn sight(need: &DetectionNeed, policy: &AuditPolicy, asked: Asked) -> Sight {
     }
 }
 
+/// A group whose last resources went with Kubernetes 1.22 (its deprecation guide): rules still name it beside its
+/// successor, and a policy need not.
+const NOT_SERVED: &str = "extensions";
+
 /// Groups and resources that stand for what a rule looks for.
 fn targets(need: &DetectionNeed) -> Vec<(&str, &str)> {
     if need.resources.is_empty() {
@@ -177,7 +181,8 @@ fn targets(need: &DetectionNeed) -> Vec<(&str, &str)> {
         .flat_map(|named| {
             let groups: Vec<&str> = match need.groups.as_slice() {
                 [] => vec![usual(named)],
-                groups => groups.iter().map(String::as_str).collect(),
+                [group] => vec![group.as_str()],
+                groups => groups.iter().map(String::as_str).filter(|group| *group != NOT_SERVED).collect(),
             };
             groups.into_iter().map(move |group| (group, named.as_str()))
         })

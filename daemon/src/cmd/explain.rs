@@ -6,7 +6,7 @@ use picket_checks::{Background, Control, Policy};
 use picket_model::{Evidence, Status, Verdict};
 
 use super::{Node, RoleAsked};
-use crate::advice;
+use crate::advice::{self, Change};
 use crate::cli::{Failure, Outcome};
 use crate::repair;
 use crate::report::text::printable;
@@ -94,10 +94,12 @@ fn explain(policy: &Policy, control: &Control, rows: &[&Verdict], seen: &Seen, o
             }
         }
         if let Some(file) = advice.file {
-            match file.exists {
-                true => writeln!(out, "\nTo be added to the list of plugins in {}", printable(&file.path))?,
-                false => writeln!(out, "\nFile that goes with them, root's, mode 0600: {}", printable(&file.path))?,
-            }
+            let what = match file.change {
+                Change::Make => "File that goes with them, root's, mode 0600:",
+                Change::AddPlugin => "To be added to the list of plugins in",
+                Change::Replace => "Content that every control on policies passes, for",
+            };
+            writeln!(out, "\n{what} {}", printable(&file.path))?;
             for line in file.text.lines() {
                 writeln!(out, "  {line}")?;
             }

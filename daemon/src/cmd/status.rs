@@ -128,6 +128,10 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     } else if audit.behind > 0 {
         row("", format!("{} bytes are not read yet", audit.behind))?;
     }
+    if audit.closed_early + audit.facts_forgotten > 0 {
+        let (counts, facts) = (audit.closed_early, audit.facts_forgotten);
+        row("", format!("to bound memory, {counts} counts ended before their time and {facts} facts were forgotten"))?;
+    }
     row("audit rules", format!("{} in use, {} cannot be used", audit.rules, audit.rule_problems.len()))?;
     for problem in audit.rule_problems.iter().take(MOST_LISTED) {
         row("", problem.clone())?;
@@ -193,4 +197,26 @@ fn list(out: &mut dyn Write, title: &str, lines: impl ExactSizeIterator<Item = S
         writeln!(out, "  … and {} more: -o json lists all", count - MOST_LISTED)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
+mod tests {
+    use super::*;
+
+    fn table(status: &Status) -> String {
+        let mut out = Vec::new();
+        print(status, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_was_given_up_to_bound_memory_is_said() {
+        let mut status = Status::default();
+        assert!(!table(&status).contains("bound memory"));
+        status.state.audit.closed_early = 7;
+        status.state.audit.facts_forgotten = 2;
+        let told = table(&status);
+        assert!(told.contains("7 counts ended before their time and 2 facts were forgotten"), "{told}");
+    }
 }
