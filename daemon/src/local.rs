@@ -67,6 +67,8 @@ pub struct Problem {
     pub line: Option<u32>,
     /// What is wrong, with key and remedy.
     pub detail: String,
+    /// Nothing is known to be wrong: it could not be looked at.
+    unseen: bool,
 }
 
 impl std::fmt::Display for Problem {
@@ -130,19 +132,19 @@ fn custom(host: &Host, folder: &Path, built_in: &Catalogue, problems: &mut Vec<P
     let mut all = Vec::new();
     let mut taken: BTreeSet<String> = built_in.controls().iter().map(|c| c.id.clone()).collect();
     taken.extend(OWN.map(str::to_owned));
-    let mut wrong = |path: &Path, key: &str, line: u64, detail: String| {
-        problems.push(Problem::new(CONTROLS_READ, path, key, u32::try_from(line).ok().filter(|l| *l > 0), detail));
+    let wrong = |path: &Path, key: &str, line: u64, detail: String| {
+        Problem::new(CONTROLS_READ, path, key, u32::try_from(line).ok().filter(|l| *l > 0), detail)
     };
     let files = match names(host, folder) {
         Ok(files) => files,
         Err(ReadError::Absent) => Vec::new(),
         Err(reason) => {
-            wrong(folder, "", 0, reason.to_string());
+            problems.push(Problem::unreadable(CONTROLS_READ, folder, &reason));
             Vec::new()
         }
     };
     if files.len() > MOST_FILES {
-        wrong(folder, "", 0, format!("{} files; the first {MOST_FILES} are read", files.len()));
+        problems.push(wrong(folder, "", 0, format!("{} files; the first {MOST_FILES} are read", files.len())));
     }
     let mut origin: BTreeMap<String, PathBuf> = BTreeMap::new();
     for name in files.into_iter().take(MOST_FILES) {
@@ -151,19 +153,16 @@ fn custom(host: &Host, folder: &Path, built_in: &Catalogue, problems: &mut Vec<P
         let text = match text {
             Ok(text) => text,
             Err(reason) => {
-                wrong(&path, "", 0, reason.to_string());
+                problems.push(Problem::unreadable(CONTROLS_READ, &path, &reason));
                 continue;
             }
         };
         let known: BTreeSet<&str> = taken.iter().map(String::as_str).collect();
         let read = CustomControls::read(&text, &path.display().to_string(), &known);
         for problem in read.problems {
-            wrong(
-                &path,
-                &problem.key,
-                problem.line,
-                if problem.key.is_empty() { problem.detail } else { format!("{}: {}", problem.key, problem.detail) },
-            );
+            let detail =
+                if problem.key.is_empty() { problem.detail } else { format!("{}: {}", problem.key, problem.detail) };
+            problems.push(wrong(&path, &problem.key, problem.line, detail));
         }
         taken.extend(read.controls.iter().map(|c| c.id.clone()));
         origin.extend(read.controls.iter().map(|c| (c.id.clone(), path.clone())));
@@ -175,11 +174,11 @@ fn custom(host: &Host, folder: &Path, built_in: &Catalogue, problems: &mut Vec<P
             Ok(catalogue) => return (all.len(), catalogue),
             Err(error) => {
                 let picket_checks::CatalogueError::Wrong { id, what } = &error else {
-                    wrong(folder, "", 0, error.to_string());
+                    problems.push(wrong(folder, "", 0, error.to_string()));
                     return (0, built_in.clone());
                 };
                 let path = origin.get(id).cloned().unwrap_or_else(|| folder.to_owned());
-                wrong(&path, id, 0, format!("control {id}: {what}"));
+                problems.push(wrong(&path, id, 0, format!("control {id}: {what}")));
                 let before = all.len();
                 all.retain(|control| control.id != *id);
                 if all.len() == before {
@@ -206,7 +205,13 @@ impl Problem {
     fn new(control: &'static str, path: &Path, key: &str, line: Option<u32>, detail: String) -> Self {
         let path = path.display().to_string();
         let subject = if key.is_empty() { path.clone() } else { format!("{path}: {key}") };
-        Self { control, subject, path, line, detail: detail.chars().take(500).collect() }
+        Self { control, subject, path, line, detail: detail.chars().take(500).collect(), unseen: false }
+    }
+
+    fn unreadable(control: &'static str, path: &Path, reason: &ReadError) -> Self {
+        // What is too large or no text is wrong whoever looks.
+        let unseen = matches!(reason, ReadError::Denied | ReadError::ChangedWhileReading | ReadError::Io(_));
+        Self { unseen, ..Self::new(control, path, "", None, reason.to_string()) }
     }
 
     fn verdict(&self) -> Verdict {
@@ -223,7 +228,7 @@ impl Problem {
                 "Correct the entry, then: systemctl reload picketd. Until then it is not judged.",
             )
         };
-        own_verdict(
+        let verdict = own_verdict(
             self.control,
             &self.subject,
             Severity::Medium,
@@ -232,7 +237,8 @@ impl Problem {
             expected,
             remedy,
             Evidence { path: Some(self.path.clone()), line: self.line, layer: None, detail: self.detail.clone() },
-        )
+        );
+        Verdict { status: if self.unseen { Status::Unknown } else { Status::Fail }, ..verdict }
     }
 }
 
@@ -260,5 +266,24 @@ fn own_verdict(
         evidence: vec![evidence],
         cis: BTreeMap::new(),
         remedy: remedy.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_not_be_read_is_unknown_and_what_is_no_text_fails() {
+        let table = [
+            (ReadError::Denied, Status::Unknown),
+            (ReadError::ChangedWhileReading, Status::Unknown),
+            (ReadError::TooLarge { limit: LARGEST }, Status::Fail),
+            (ReadError::NotText { offset: 3 }, Status::Fail),
+        ];
+        for (reason, wanted) in table {
+            let verdict = Problem::unreadable(WAIVERS_READ, Path::new(WAIVERS), &reason).verdict();
+            assert_eq!((verdict.status, verdict.observed), (wanted, reason.to_string()));
+        }
     }
 }

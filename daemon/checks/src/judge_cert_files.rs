@@ -15,7 +15,10 @@ use crate::judge_x509::node_certificates;
 use crate::needs::FilePattern;
 use crate::node_config::NodeConfig;
 use crate::row::Row;
-use crate::snapshot::{CertFacts, ServedFacts};
+use crate::snapshot::{CertFacts, CertSource, ServedFacts};
+
+/// The kubeconfig K3s makes for administrators: CA, certificate and key stand in it.
+pub(crate) const KUBECONFIG: &str = "/etc/rancher/k3s/k3s.yaml";
 
 /// Whether an op is judged here.
 pub(crate) const fn is_mine(op: Op) -> bool {
@@ -33,11 +36,13 @@ pub(crate) const fn is_mine(op: Op) -> bool {
 
 /// Judges a control of which [`is_mine`] is true.
 pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
+    let embedded: Vec<FilePattern> =
+        if ctx.snap.role == Some(Role::Server) { vec![FilePattern::new(KUBECONFIG)] } else { Vec::new() };
     let rows = match control.expected.op {
-        Op::LeafFirst => each(ctx, leaf_first),
-        Op::IssuedByNext => each(ctx, judge_chains::in_bundle),
-        Op::SignedByCa => each(ctx, |path, list| judge_chains::by_ca(ctx, path, list)),
-        Op::MatchesKey => each(ctx, |path, list| matches_key(ctx, path, list)),
+        Op::LeafFirst => each(ctx, &[], leaf_first),
+        Op::IssuedByNext => each(ctx, &[], judge_chains::in_bundle),
+        Op::SignedByCa => each(ctx, &embedded, |path, list| judge_chains::by_ca(ctx, path, list)),
+        Op::MatchesKey => each(ctx, &embedded, |path, list| matches_key(ctx, path, list)),
         Op::NoCaKeys | Op::NoKeysInBackups => return left_behind(ctx, control),
         Op::Served => return served(ctx, control),
         other => Err(format!("op {other:?} does not judge files of certificates")),
@@ -58,9 +63,14 @@ pub(crate) fn is_ca_file(path: &str) -> bool {
     path.rsplit('/').next().is_some_and(|name| name.contains("-ca."))
 }
 
-/// One row for each file of certificates that gives one. What cannot be read is `unknown`.
-fn each(ctx: Context<'_>, look: impl Fn(&str, &[CertFacts]) -> Option<Row>) -> Result<Vec<Row>, String> {
-    let patterns = node_certificates(ctx).ok_or(NO_ROLE)?;
+/// One row for each file of certificates that gives one, these besides. What cannot be read is `unknown`.
+fn each(
+    ctx: Context<'_>,
+    besides: &[FilePattern],
+    look: impl Fn(&str, &[CertFacts]) -> Option<Row>,
+) -> Result<Vec<Row>, String> {
+    let mut patterns = node_certificates(ctx).ok_or(NO_ROLE)?;
+    patterns.extend_from_slice(besides);
     let selection = select(ctx, &patterns);
     if selection.no_source() {
         return Err(match selection.missing.first() {
@@ -104,7 +114,12 @@ pub(crate) fn told(path: &str, status: Status, words: String) -> Row {
 
 /// The first certificate of a file and the key beside it, or inside it.
 fn matches_key(ctx: Context<'_>, path: &str, list: &[CertFacts]) -> Option<Row> {
-    let certificate = list.first()?;
+    let embedded = |c: &&CertFacts| c.source == CertSource::Kubeconfig;
+    let certificate = match list.iter().find(embedded) {
+        // The CA stands before it.
+        Some(_) => list.iter().find(|c| !c.is_ca)?,
+        None => list.first()?,
+    };
     let key_path = match path.strip_suffix(".crt") {
         // K3s writes these beside the CA, for its own use and without a key.
         Some(stem) if stem.ends_with(".nochain") => return None,

@@ -4,7 +4,7 @@
 use picket_model::{Evidence, Observation, Status};
 
 use crate::context::Context;
-use crate::judge_cert_files::{is_ca_file, told};
+use crate::judge_cert_files::{KUBECONFIG, is_ca_file, told};
 use crate::judge_flags::why_not;
 use crate::row::Row;
 use crate::snapshot::CertFacts;
@@ -99,6 +99,9 @@ fn ca_of(path: &str, data_dir: &str) -> Option<String> {
         };
         return Some(format!("{data_dir}/agent/{ca}"));
     }
+    if path == KUBECONFIG {
+        return Some(format!("{tls}/client-ca.crt"));
+    }
     let rest = path.strip_prefix(&tls)?.strip_prefix('/')?;
     Some(match rest {
         "etcd/peer-server-client.crt" => format!("{tls}/etcd/peer-ca.crt"),
@@ -114,12 +117,36 @@ fn ca_of(path: &str, data_dir: &str) -> Option<String> {
     })
 }
 
+/// What is amiss with the CA in the administrators' kubeconfig: with another one they trust whoever holds its key.
+fn trusted_by_administrators(ctx: Context<'_>, path: &str, list: &[CertFacts]) -> Option<Row> {
+    let tls = format!("{}/server/tls", ctx.snap.data_dir);
+    let mut known = Vec::new();
+    for name in ["server-ca.crt", "client-ca.crt"] {
+        let file = format!("{tls}/{name}");
+        match ctx.snap.certificates.get(&file) {
+            Some(Observation::Value { value }) => known.push((file, value)),
+            Some(Observation::Absent) | None => return Some(Row::unknown(path, format!("{file} does not exist"))),
+            other => return Some(Row::unknown(path, why_not(&file, other))),
+        }
+    }
+    let among = |ca: &CertFacts| known.iter().any(|(_, cas)| cas.iter().any(|c| c.key_sha256 == ca.key_sha256));
+    let foreign = list.iter().find(|ca| ca.is_ca && !among(ca))?;
+    let words = format!("holds the CA {}, which is not in {tls}/server-ca.crt", foreign.subject);
+    let key = format!("{}, key {}", foreign.subject, foreign.key_sha256);
+    Some(told(path, Status::Fail, words).with(Evidence::at(path.to_owned(), key)))
+}
+
 /// The certificate of the node in a file, and the cluster's CA on disk.
 pub(crate) fn by_ca(ctx: Context<'_>, path: &str, list: &[CertFacts]) -> Option<Row> {
     if is_ca_file(path) {
         return None;
     }
     let file = ca_of(path, &ctx.snap.data_dir)?;
+    if path == KUBECONFIG
+        && let Some(row) = trusted_by_administrators(ctx, path, list)
+    {
+        return Some(row);
+    }
     let leaf = list.iter().find(|c| !c.is_ca)?;
     let cas = match ctx.snap.certificates.get(&file) {
         Some(Observation::Value { value }) => value,

@@ -31,7 +31,7 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
         }
     };
     let only_index = control.expected.get(Modifier::CertIndex).and_then(serde_json::Value::as_u64);
-    // What speaks of leaves looks at the first block of each file, unless that is a CA.
+    // What speaks of leaves looks at the first block of each file that is no CA.
     let leaves_only =
         matches!(control.expected.op, Op::ValidityDaysAtMost) || (control.expected.op == Op::DaysLeftGe && !named);
     let excluded = control.expected.list(Modifier::Exclude);
@@ -60,11 +60,13 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
         if certificates.is_empty() {
             rows.push(Row::unknown(*path, "holds no certificate"));
         }
+        // K3s writes the leaf first. Where somebody turned the order round it is still the leaf that ends.
+        let leaf = certificates.iter().find(|c| !c.is_ca).map_or(0, |c| c.index);
         for certificate in certificates {
-            if only_index.is_some_and(|wanted| wanted != u64::from(certificate.index)) {
+            if only_index.is_some_and(|wanted| wanted + u64::from(leaf) != u64::from(certificate.index)) {
                 continue;
             }
-            if leaves_only && (certificate.index != 0 || certificate.is_ca) {
+            if leaves_only && (certificate.index != leaf || certificate.is_ca) {
                 continue;
             }
             let row = one(ctx, control, &format!("{path}#{}", certificate.index), certificate);
@@ -199,7 +201,9 @@ fn renewal_window(ctx: Context<'_>, control: &Control, subject: &str, certificat
         );
     };
     let opened = certificate.not_after.saturating_sub(days(window)).unwrap_or(certificate.not_after);
-    let why = if *started < opened {
+    let why = if certificate.not_after.duration_since(certificate.not_before) <= days(window) {
+        "it was made for no longer than that, so K3s makes it anew at every start"
+    } else if *started < opened {
         "a restart of K3s renews it"
     } else {
         "K3s was restarted inside the window and did not renew it: look at its log"

@@ -53,20 +53,20 @@ pub struct Waivers {
 impl Waivers {
     pub(super) fn read(host: &Host, path: &Path, catalogue: &Catalogue, problems: &mut Vec<Problem>) -> Self {
         let mut waivers = Self { path: path.display().to_string(), all: Vec::new() };
-        let mut wrong = |key: &str, line: u64, detail: String| {
-            problems.push(Problem::new(WAIVERS_READ, path, key, u32::try_from(line).ok().filter(|l| *l > 0), detail));
-        };
         let text = match host.read(path, LARGEST).and_then(|content| content.text().map(str::to_owned)) {
             Ok(text) => text,
             Err(ReadError::Absent) => return waivers,
             Err(reason) => {
-                wrong("", 0, reason.to_string());
+                problems.push(Problem::unreadable(WAIVERS_READ, path, &reason));
                 return waivers;
             }
         };
         if text.trim().is_empty() {
             return waivers;
         }
+        let mut wrong = |key: &str, line: u64, detail: String| {
+            problems.push(Problem::new(WAIVERS_READ, path, key, u32::try_from(line).ok().filter(|l| *l > 0), detail));
+        };
         let entries = match serde_saphyr::from_str::<Option<Vec<BTreeMap<String, Spanned<Value>>>>>(&text) {
             Ok(entries) => entries.unwrap_or_default(),
             Err(error) => {

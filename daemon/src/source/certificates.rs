@@ -17,7 +17,9 @@ use picket_model::Observation;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::*;
 use x509_parser::public_key::PublicKey;
+use x509_parser::signature_algorithm::RsaSsaPssParams;
 
+pub(super) use kubeconfig::client_key;
 pub use kubeconfig::from_kubeconfig;
 
 /// The most certificates one file may hold; the longest real bundle has four.
@@ -294,7 +296,7 @@ fn signature_name(x509: &X509Certificate<'_>) -> String {
     let name = match oid.as_str() {
         "1.2.840.113549.1.1.4" => "md5WithRSAEncryption",
         "1.2.840.113549.1.1.5" => "sha1WithRSAEncryption",
-        "1.2.840.113549.1.1.10" => "rsassa-pss",
+        "1.2.840.113549.1.1.10" => return pss_name(&x509.signature_algorithm),
         "1.2.840.113549.1.1.11" => "sha256WithRSAEncryption",
         "1.2.840.113549.1.1.12" => "sha384WithRSAEncryption",
         "1.2.840.113549.1.1.13" => "sha512WithRSAEncryption",
@@ -306,6 +308,24 @@ fn signature_name(x509: &X509Certificate<'_>) -> String {
         other => other,
     };
     name.to_owned()
+}
+
+/// RSASSA-PSS names its hash in parameters; left out, it is SHA-1 (RFC 4055 section 3.1).
+fn pss_name(algorithm: &AlgorithmIdentifier<'_>) -> String {
+    let parameters = algorithm.parameters.as_ref().map(RsaSsaPssParams::try_from);
+    let hash = match &parameters {
+        None => "1.3.14.3.2.26".to_owned(),
+        Some(Ok(parameters)) => parameters.hash_algorithm_oid().to_id_string(),
+        Some(Err(_)) => return String::new(),
+    };
+    let hash = match hash.as_str() {
+        "1.3.14.3.2.26" => "sha1",
+        "2.16.840.1.101.3.4.2.1" => "sha256",
+        "2.16.840.1.101.3.4.2.2" => "sha384",
+        "2.16.840.1.101.3.4.2.3" => "sha512",
+        other => other,
+    };
+    format!("rsassa-pss with {hash}")
 }
 
 fn names(x509: &X509Certificate<'_>) -> Vec<String> {

@@ -12,6 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::certificates::client_key;
 use super::{observation, parsed};
 
 /// The largest file with a key. `dynamic-cert.json` holds a chain too.
@@ -31,6 +32,9 @@ pub enum BadKey {
     /// Not what dynamic-cert.json looks like.
     #[error("not a Kubernetes Secret in JSON with data[\"tls.key\"]")]
     NotASecret,
+    /// No kubeconfig with the key of one user in it.
+    #[error("not one client-key-data on a line of its own")]
+    NotEmbedded,
 }
 
 /// The public half of the first private key of a PEM file.
@@ -66,6 +70,15 @@ pub fn from_dynamic_cert(bytes: &[u8]) -> Result<KeyFacts, BadKey> {
     from_pem(&Zeroizing::new(STANDARD.decode(secret.data.key).map_err(|_| BadKey::NotASecret)?))
 }
 
+/// The client's key of a kubeconfig.
+///
+/// # Errors
+/// [`BadKey`].
+pub fn from_kubeconfig(bytes: &[u8]) -> Result<KeyFacts, BadKey> {
+    let value = client_key(bytes).ok_or(BadKey::NotEmbedded)?;
+    from_pem(&Zeroizing::new(STANDARD.decode(value).map_err(|_| BadKey::None)?))
+}
+
 /// Looks at the key that belongs to each file of certificates.
 pub fn observe(host: &Host, snapshot: &mut Snapshot) {
     snapshot.keys.clear();
@@ -80,6 +93,9 @@ pub fn observe(host: &Host, snapshot: &mut Snapshot) {
             (path, seen)
         } else if file.ends_with("/dynamic-cert.json") {
             let seen = parsed(host, &file, LARGEST, |bytes, _| from_dynamic_cert(bytes));
+            (file, seen)
+        } else if file.ends_with("/k3s.yaml") {
+            let seen = parsed(host, &file, LARGEST, |bytes, _| from_kubeconfig(bytes));
             (file, seen)
         } else {
             continue;

@@ -1,5 +1,6 @@
 //! Certificates on disk with real signatures: chains of custom CAs, and what a rotation leaves.
 
+use base64::Engine as _;
 use picket_model::Status;
 use picket_tests::node::{DATA_DIR, Profile};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SignatureAlgorithm};
@@ -123,6 +124,62 @@ fn a_damaged_signature_is_seen() {
     assert_eq!(status(&node, "cert-signed-by-ca", &file).0, Status::Fail);
 }
 
+/// K3s never writes a CA first; what somebody put together by hand still ends when its leaf does.
+#[test]
+fn behind_a_ca_it_is_still_the_leaf_that_ends() {
+    let node = Node::new(Profile::DefaultServer);
+    let file = tls("client-admin.crt");
+    let algorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
+    let ca = root("k3s-client-ca", algorithm);
+    let mut ended = params("system:admin", false);
+    ended.not_after = rcgen::date_time_ymd(2026, 1, 1);
+    ended.not_before = rcgen::date_time_ymd(2025, 1, 1);
+    let ended = ended.signed_by(&key(algorithm), &ca).unwrap().pem();
+    for text in [format!("{ended}{}", ca.pem()), format!("{}{ended}", ca.pem())] {
+        node.sample.write(&file, text).unwrap();
+        let (is, said) = status(&node, "cert-leaf-expiry-server", &file);
+        assert_eq!(is, Status::Fail, "{said}");
+    }
+}
+
+/// CA, certificate and key of the administrators' kubeconfig, as K3s writes it.
+#[test]
+fn the_kubeconfig_of_administrators_fits_the_cluster() {
+    const FILE: &str = "/etc/rancher/k3s/k3s.yaml";
+    let encode = |pem: &str| base64::engine::general_purpose::STANDARD.encode(pem);
+    let node = Node::new(Profile::DefaultServer);
+    assert_eq!(status(&node, "cert-signed-by-ca", FILE).0, Status::Pass);
+    assert_eq!(status(&node, "cert-key-match", FILE).0, Status::Pass);
+    let whole = String::from_utf8(node.sample.read(FILE).unwrap()).unwrap();
+    let with = |name: &str, pem: &str| -> String {
+        let line = |line: &str| match line.split_once(&format!("{name}: ")) {
+            Some((before, _)) => format!("{before}{name}: {}\n", encode(pem)),
+            None => format!("{line}\n"),
+        };
+        whole.lines().map(line).collect()
+    };
+    let algorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
+    let foreign = root("k3s-server-ca@1700000000", algorithm);
+
+    node.sample.write(FILE, with("client-key-data", &key(algorithm).serialize_pem())).unwrap();
+    let (is, said) = status(&node, "cert-key-match", FILE);
+    assert!(is == Status::Fail && said.contains("another key"), "{said}");
+    assert_eq!(status(&node, "cert-signed-by-ca", FILE).0, Status::Pass);
+
+    node.sample.write(FILE, with("certificate-authority-data", &foreign.pem())).unwrap();
+    let (is, said) = status(&node, "cert-signed-by-ca", FILE);
+    assert!(is == Status::Fail && said.contains("which is not in"), "{said}");
+
+    let (certificate, _) = leaf("system:admin", algorithm, &foreign);
+    node.sample.write(FILE, with("client-certificate-data", &certificate)).unwrap();
+    assert_eq!(status(&node, "cert-signed-by-ca", FILE).0, Status::Fail);
+    assert_eq!(status(&node, "cert-key-match", FILE).0, Status::Fail);
+
+    // A key that is not there proves nothing.
+    node.sample.write(FILE, whole.replace("client-key-data", "client-key")).unwrap();
+    assert_eq!(status(&node, "cert-key-match", FILE).0, Status::Unknown);
+}
+
 /// The environment decides the life of the next certificates; those on disk show it a year later.
 #[test]
 fn a_longer_life_for_new_certificates_is_seen_before_they_exist() {
@@ -148,7 +205,6 @@ fn pem_blocks(text: &str) -> Vec<Vec<u8>> {
 }
 
 fn encode(der: &[u8]) -> String {
-    use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }

@@ -33,6 +33,17 @@ pub fn from_kubeconfig(bytes: &[u8]) -> Result<Vec<Certificate>, BadCertificate>
     Ok(found)
 }
 
+/// The embedded key of the client, in base64, where it stands on a line of its own as K3s writes it.
+pub(in crate::source) fn client_key(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let mut found = text.lines().filter_map(|line| {
+        let line = line.trim_start().trim_start_matches("- ");
+        Some(line.strip_prefix("client-key-data")?.trim_start().strip_prefix(':')?.trim().trim_matches(['"', '\'']))
+    });
+    // Of several users nobody can say which is meant.
+    found.next().filter(|value| !value.is_empty() && found.next().is_none())
+}
+
 /// Keys of a kubeconfig that embed certificates.
 const EMBEDDED: [&str; 2] = ["certificate-authority-data", "client-certificate-data"];
 

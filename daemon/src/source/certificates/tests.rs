@@ -62,3 +62,12 @@ fn a_certificate_without_an_end_is_still_one() {
     let found = from_pem(text.as_bytes(), CertSource::File).unwrap();
     assert!(found[0].facts.not_after.to_string().starts_with("9999-12-30"), "{}", found[0].facts.not_after);
 }
+
+/// Made with `openssl req -x509 -newkey rsa:2048 -sigopt rsa_padding_mode:pss` and `-sha1`, then `-sha256`.
+#[test]
+fn the_hash_of_a_pss_signature_is_that_of_its_parameters() {
+    let pem = include_bytes!("../../../tests/data/rsassa-pss.pem");
+    let found = from_pem(pem, CertSource::File).unwrap();
+    let hashes: Vec<&str> = found.iter().map(|c| c.facts.signature.as_str()).collect();
+    assert_eq!(hashes, ["rsassa-pss with sha1", "rsassa-pss with sha256"]);
+}
