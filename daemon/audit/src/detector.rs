@@ -278,7 +278,7 @@ impl Detector {
             }
             // Nothing comes after it: what is remembered are the sessions that are open.
             Some("ResponseComplete") if !self.started.is_empty() && self.started.holds(id(), request) => {
-                self.started.forget(id());
+                self.started.forget(id(), request());
                 false
             }
             _ => self.started.is_empty() || !self.started.holds(id(), request),

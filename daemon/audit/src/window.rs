@@ -209,51 +209,65 @@ impl Windows {
 /// oldest is forgotten first.
 #[derive(Debug, Default)]
 pub(crate) struct Started {
-    known: HashMap<u64, u64>,
-    order: VecDeque<u64>,
+    /// Fingerprints of whole requests by that of their audit id. The id is the client's own (E4): several may have it.
+    known: HashMap<u64, Vec<u64>>,
+    order: VecDeque<(u64, u64)>,
 }
 
 impl Started {
     /// A server keeps a few hundred watches open; sessions may last for hours.
     const LIMIT: usize = 8192;
 
-    /// `id` is the audit id's fingerprint, `request` that of the whole request: an audit id is the client's own (E4).
     pub(crate) fn insert(&mut self, id: u64, request: u64) {
-        if self.known.insert(id, request).is_none() {
-            self.order.push_back(id);
+        let known = self.known.entry(id).or_default();
+        if known.contains(&request) {
+            return;
         }
-        if self.order.len() > Self::LIMIT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
+        known.push(request);
+        self.order.push_back((id, request));
+        if self.order.len() > Self::LIMIT {
+            self.forget_oldest();
         }
     }
 
+    fn forget_oldest(&mut self) -> bool {
+        let Some((id, request)) = self.order.pop_front() else { return false };
+        self.take_out(id, request)
+    }
+
+    fn take_out(&mut self, id: u64, request: u64) -> bool {
+        let Some(known) = self.known.get_mut(&id) else { return false };
+        let before = known.len();
+        known.retain(|known| *known != request);
+        let found = known.len() < before;
+        if known.is_empty() {
+            self.known.remove(&id);
+        }
+        found
+    }
+
     /// Forgets one.
-    pub(crate) fn forget(&mut self, id: u64) {
-        if self.known.remove(&id).is_some() {
-            self.order.retain(|known| *known != id);
+    pub(crate) fn forget(&mut self, id: u64, request: u64) {
+        if self.take_out(id, request) {
+            self.order.retain(|known| *known != (id, request));
         }
     }
 
     /// Forgets the older half; false when there is none.
     pub(crate) fn forget_half(&mut self) -> bool {
-        let some = !self.order.is_empty();
-        for id in self.order.drain(..self.order.len().div_ceil(2)) {
-            self.known.remove(&id);
-        }
-        some
+        (0..self.order.len().div_ceil(2)).fold(false, |some, _| self.forget_oldest() || some)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
+    /// Whether the request was seen to start. It is asked for only when its audit id is known.
     pub(crate) fn holds(&self, id: u64, request: impl FnOnce() -> u64) -> bool {
-        self.known.get(&id).is_some_and(|known| *known == request())
+        self.known.get(&id).is_some_and(|known| known.contains(&request()))
     }
 
     pub(crate) fn entries(&self) -> Vec<(u64, u64)> {
-        self.order.iter().filter_map(|id| Some((*id, *self.known.get(id)?))).collect()
+        self.order.iter().copied().collect()
     }
 }
