@@ -29,7 +29,7 @@ use crate::known::Known;
 use crate::rule::{Rule, Stateful};
 use crate::site::Site;
 use crate::trail::{Sign, Trail};
-use crate::window::{Files, Started, Windows, fingerprint};
+use crate::window::{Files, Learnt, Started, Windows, fingerprint};
 
 const MICROS: i64 = 1_000_000;
 
@@ -68,6 +68,8 @@ pub struct Detector {
     windows: Windows,
     files: Files,
     started: Started,
+    /// Keys that were new while their rule warmed up: they are no news later either.
+    learnt: Learnt,
     trail: Trail,
     /// When the first event ever was, for rules that learn at first.
     first: Option<i64>,
@@ -118,6 +120,7 @@ impl Detector {
             windows,
             files: Files::default(),
             started: Started::default(),
+            learnt: Learnt::default(),
             trail: Trail::default(),
             first: None,
             now: i64::MIN,

@@ -1,6 +1,6 @@
 //! What the detector remembers between events: one entry per rule and key, bounded, serialisable.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use picket_model::Detection;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::footprint;
+use crate::told::Told;
 
 /// A match that waits for others of its key, because the rule wants more than one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,6 +34,12 @@ pub(crate) struct Waiting {
     /// Audit ids of what led here, in a correlation that is ordered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) chain: Vec<String>,
+    /// Audit ids of more matches that had the same value, as far as a detection has room for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) others: Vec<String>,
+    /// What a detection says that stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) told: Option<Told>,
 }
 
 /// A detection that is still being counted into.
@@ -41,6 +48,14 @@ pub(crate) struct Open {
     pub(crate) detection: Detection,
     /// The count that was reported last; 0 when nothing was.
     pub(crate) reported: u64,
+}
+
+impl Open {
+    /// Whether so many more were counted that it is to be said again.
+    pub(crate) fn doubled(&self) -> bool {
+        let count = self.detection.count;
+        count >= 10 && count >= self.reported.saturating_mul(2)
+    }
 }
 
 /// The memory of one rule and key.
@@ -268,6 +283,43 @@ impl Started {
     }
 
     pub(crate) fn entries(&self) -> Vec<(u64, u64)> {
+        self.order.iter().copied().collect()
+    }
+}
+
+/// Keys that were learnt while a rule warmed up. Bounded: the oldest is forgotten first.
+#[derive(Debug, Default)]
+pub(crate) struct Learnt {
+    known: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Learnt {
+    const LIMIT: usize = 2048;
+
+    pub(crate) fn insert(&mut self, key: u64) {
+        if self.known.insert(key) {
+            self.order.push_back(key);
+        }
+        if self.order.len() > Self::LIMIT {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        self.order.pop_front().is_some_and(|oldest| self.known.remove(&oldest))
+    }
+
+    pub(crate) fn holds(&self, key: u64) -> bool {
+        self.known.contains(&key)
+    }
+
+    /// Forgets the older half; false when there is none.
+    pub(crate) fn forget_half(&mut self) -> bool {
+        (0..self.order.len().div_ceil(2)).fold(false, |some, _| self.forget_oldest() || some)
+    }
+
+    pub(crate) fn entries(&self) -> Vec<u64> {
         self.order.iter().copied().collect()
     }
 }
