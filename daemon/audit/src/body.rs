@@ -155,29 +155,26 @@ pub(crate) fn subjects(body: &Value) -> Vec<String> {
         .collect()
 }
 
-/// The workload behind an object: its controller's name (a ReplicaSet's less the template hash, a CronJob's Job less
-/// the minutes), else its own, else `generateName`. A Deployment, its ReplicaSets and their Pods give one answer.
-pub(crate) fn owner(body: &Value) -> Option<String> {
+/// The workload that an object says it belongs to: its controller's name (a ReplicaSet's less the template hash, a
+/// CronJob's Job less the minutes).
+pub(crate) fn controller(body: &Value) -> Option<String> {
+    let references = body.get("metadata")?.get("ownerReferences")?.as_array()?;
+    let is_controller = |reference: &&Value| reference.get("controller").and_then(Value::as_bool) == Some(true);
+    let controller = references.iter().find(is_controller)?;
+    let name = controller.get("name")?.as_str()?;
+    let name = match controller.get("kind").and_then(Value::as_str) {
+        Some("ReplicaSet") => without_last(name, |tail| {
+            !tail.is_empty() && tail.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        }),
+        Some("Job") => without_last(name, |tail| tail.len() >= 6 && tail.bytes().all(|b| b.is_ascii_digit())),
+        _ => name,
+    };
+    Some(name.to_owned())
+}
+
+/// An object's own name, else what its name is to be generated from.
+pub(crate) fn own_name(body: &Value) -> Option<String> {
     let metadata = body.get("metadata")?;
-    let controller = metadata
-        .get("ownerReferences")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .find(|reference| reference.get("controller").and_then(Value::as_bool) == Some(true));
-    if let Some(controller) = controller {
-        let name = controller.get("name")?.as_str()?;
-        return Some(
-            match controller.get("kind").and_then(Value::as_str) {
-                Some("ReplicaSet") => without_last(name, |tail| {
-                    !tail.is_empty() && tail.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-                }),
-                Some("Job") => without_last(name, |tail| tail.len() >= 6 && tail.bytes().all(|b| b.is_ascii_digit())),
-                _ => name,
-            }
-            .to_owned(),
-        );
-    }
     let own = |field: &str| metadata.get(field).and_then(Value::as_str).filter(|name| !name.is_empty());
     own("name").or_else(|| own("generateName")).map(|name| name.trim_end_matches('-').to_owned())
 }

@@ -215,8 +215,10 @@ impl Correlation {
                     let values: Vec<_> = fields.iter().map(|field| view.key_part(field)).collect();
                     entry.value = fingerprint(values.iter().map(|value| &**value));
                 }
-                let known = self.join == Join::Values && waiting.iter().any(|known| known.value == entry.value);
-                if !known {
+                let known = waiting.iter_mut().find(|known| self.join == Join::Values && known.value == entry.value);
+                if let Some(known) = known {
+                    known.again += 1;
+                } else {
                     if waiting.len() > MAX_THRESHOLD as usize {
                         waiting.pop_front();
                     }
@@ -241,6 +243,7 @@ impl Correlation {
                     entry.audit_id.clone_from(&before.audit_id);
                     entry.file.clone_from(&before.file);
                     entry.line = before.line;
+                    entry.told.clone_from(&before.told);
                 }
                 let last = part + 1 == self.parts.len();
                 if last {

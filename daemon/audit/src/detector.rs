@@ -29,7 +29,7 @@ use crate::known::Known;
 use crate::rule::{Rule, Stateful};
 use crate::site::Site;
 use crate::trail::{Sign, Trail};
-use crate::window::{Files, Started, Windows, fingerprint};
+use crate::window::{Files, Learnt, Started, Windows, fingerprint};
 
 const MICROS: i64 = 1_000_000;
 
@@ -68,6 +68,8 @@ pub struct Detector {
     windows: Windows,
     files: Files,
     started: Started,
+    /// Keys that were new while their rule warmed up: they are no news later either.
+    learnt: Learnt,
     trail: Trail,
     /// When the first event ever was, for rules that learn at first.
     first: Option<i64>,
@@ -118,6 +120,7 @@ impl Detector {
             windows,
             files: Files::default(),
             started: Started::default(),
+            learnt: Learnt::default(),
             trail: Trail::default(),
             first: None,
             now: i64::MIN,
@@ -278,7 +281,7 @@ impl Detector {
             }
             // Nothing comes after it: what is remembered are the sessions that are open.
             Some("ResponseComplete") if !self.started.is_empty() && self.started.holds(id(), request) => {
-                self.started.forget(id());
+                self.started.forget(id(), request());
                 false
             }
             _ => self.started.is_empty() || !self.started.holds(id(), request),

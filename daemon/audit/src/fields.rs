@@ -230,9 +230,13 @@ impl<'e> View<'e> {
         (!images.is_empty()).then_some(images)
     }
 
-    /// The workload behind the object.
+    /// The workload behind the object. Anybody can write an owner into an object of his own: only Kubernetes itself is
+    /// believed.
     pub(crate) fn owner(&self) -> Option<String> {
-        self.body().and_then(body::owner).or_else(|| self.name().map(Cow::into_owned))
+        let controller = |body| self.flag(Flags::KCM | Flags::CORE).then(|| body::controller(body)).flatten();
+        self.body()
+            .and_then(|body| controller(body).or_else(|| body::own_name(body)))
+            .or_else(|| self.name().map(Cow::into_owned))
     }
 
     /// The value of a key field of a rule's `by` or `distinct`, as text.

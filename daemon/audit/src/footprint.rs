@@ -22,7 +22,11 @@ pub(crate) fn of_window(window: &Window) -> usize {
 }
 
 fn of_waiting(waiting: &Waiting) -> usize {
-    size_of::<Waiting>() + text(&waiting.audit_id) + texts(&waiting.chain)
+    size_of::<Waiting>()
+        + text(&waiting.audit_id)
+        + texts(&waiting.chain)
+        + texts(&waiting.others)
+        + waiting.told.as_ref().map_or(0, |told| text(told.text()))
 }
 
 /// What a detection holds besides itself.

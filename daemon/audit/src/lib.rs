@@ -25,6 +25,7 @@ mod placeholder;
 mod replay;
 mod rule;
 mod site;
+mod told;
 mod trail;
 mod window;
 

@@ -1,6 +1,6 @@
 //! What the detector remembers between events: one entry per rule and key, bounded, serialisable.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use picket_model::Detection;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::footprint;
+use crate::told::Told;
 
 /// A match that waits for others of its key, because the rule wants more than one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,6 +34,12 @@ pub(crate) struct Waiting {
     /// Audit ids of what led here, in a correlation that is ordered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) chain: Vec<String>,
+    /// Audit ids of more matches that had the same value, as far as a detection has room for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) others: Vec<String>,
+    /// What a detection says that stands here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) told: Option<Told>,
 }
 
 /// A detection that is still being counted into.
@@ -41,6 +48,14 @@ pub(crate) struct Open {
     pub(crate) detection: Detection,
     /// The count that was reported last; 0 when nothing was.
     pub(crate) reported: u64,
+}
+
+impl Open {
+    /// Whether so many more were counted that it is to be said again.
+    pub(crate) fn doubled(&self) -> bool {
+        let count = self.detection.count;
+        count >= 10 && count >= self.reported.saturating_mul(2)
+    }
 }
 
 /// The memory of one rule and key.
@@ -209,51 +224,102 @@ impl Windows {
 /// oldest is forgotten first.
 #[derive(Debug, Default)]
 pub(crate) struct Started {
-    known: HashMap<u64, u64>,
-    order: VecDeque<u64>,
+    /// Fingerprints of whole requests by that of their audit id. The id is the client's own (E4): several may have it.
+    known: HashMap<u64, Vec<u64>>,
+    order: VecDeque<(u64, u64)>,
 }
 
 impl Started {
     /// A server keeps a few hundred watches open; sessions may last for hours.
     const LIMIT: usize = 8192;
 
-    /// `id` is the audit id's fingerprint, `request` that of the whole request: an audit id is the client's own (E4).
     pub(crate) fn insert(&mut self, id: u64, request: u64) {
-        if self.known.insert(id, request).is_none() {
-            self.order.push_back(id);
+        let known = self.known.entry(id).or_default();
+        if known.contains(&request) {
+            return;
         }
-        if self.order.len() > Self::LIMIT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
+        known.push(request);
+        self.order.push_back((id, request));
+        if self.order.len() > Self::LIMIT {
+            self.forget_oldest();
         }
     }
 
+    fn forget_oldest(&mut self) -> bool {
+        let Some((id, request)) = self.order.pop_front() else { return false };
+        self.take_out(id, request)
+    }
+
+    fn take_out(&mut self, id: u64, request: u64) -> bool {
+        let Some(known) = self.known.get_mut(&id) else { return false };
+        let before = known.len();
+        known.retain(|known| *known != request);
+        let found = known.len() < before;
+        if known.is_empty() {
+            self.known.remove(&id);
+        }
+        found
+    }
+
     /// Forgets one.
-    pub(crate) fn forget(&mut self, id: u64) {
-        if self.known.remove(&id).is_some() {
-            self.order.retain(|known| *known != id);
+    pub(crate) fn forget(&mut self, id: u64, request: u64) {
+        if self.take_out(id, request) {
+            self.order.retain(|known| *known != (id, request));
         }
     }
 
     /// Forgets the older half; false when there is none.
     pub(crate) fn forget_half(&mut self) -> bool {
-        let some = !self.order.is_empty();
-        for id in self.order.drain(..self.order.len().div_ceil(2)) {
-            self.known.remove(&id);
-        }
-        some
+        (0..self.order.len().div_ceil(2)).fold(false, |some, _| self.forget_oldest() || some)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
+    /// Whether the request was seen to start. It is asked for only when its audit id is known.
     pub(crate) fn holds(&self, id: u64, request: impl FnOnce() -> u64) -> bool {
-        self.known.get(&id).is_some_and(|known| *known == request())
+        self.known.get(&id).is_some_and(|known| known.contains(&request()))
     }
 
     pub(crate) fn entries(&self) -> Vec<(u64, u64)> {
-        self.order.iter().filter_map(|id| Some((*id, *self.known.get(id)?))).collect()
+        self.order.iter().copied().collect()
+    }
+}
+
+/// Keys that were learnt while a rule warmed up. Bounded: the oldest is forgotten first.
+#[derive(Debug, Default)]
+pub(crate) struct Learnt {
+    known: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Learnt {
+    const LIMIT: usize = 2048;
+
+    pub(crate) fn insert(&mut self, key: u64) {
+        if self.known.insert(key) {
+            self.order.push_back(key);
+        }
+        if self.order.len() > Self::LIMIT {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) -> bool {
+        self.order.pop_front().is_some_and(|oldest| self.known.remove(&oldest))
+    }
+
+    pub(crate) fn holds(&self, key: u64) -> bool {
+        self.known.contains(&key)
+    }
+
+    /// Forgets the older half; false when there is none.
+    pub(crate) fn forget_half(&mut self) -> bool {
+        (0..self.order.len().div_ceil(2)).fold(false, |some, _| self.forget_oldest() || some)
+    }
+
+    pub(crate) fn entries(&self) -> Vec<u64> {
+        self.order.iter().copied().collect()
     }
 }

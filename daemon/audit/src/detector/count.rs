@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 
 use picket_model::{Detection, Severity};
 
-use super::describe::{add, audit_id_of, describe, remember, timestamp};
+use super::describe::{add, audit_id_of, describe, gather};
 use super::reason::place;
 use super::{Detector, MICROS, Mode, Position};
 use crate::fields::View;
 use crate::rule::{Kind, Rule, Stateful};
+use crate::told::Told;
 use crate::window::{Open, Waiting, Window, fingerprint};
 
 /// The roll-up window of a rule without one (E13).
@@ -67,12 +68,14 @@ impl Detector {
         let hold_us = stateful.cooldown_s.unwrap_or(stateful.window_s.unwrap_or(ROLL_UP_S)).saturating_mul(MICROS);
         let key = key_of(rule, view);
         let mut severity = rule.severity_of(view);
-        let learning = stateful
-            .warmup_s
-            .zip(self.first)
-            .is_some_and(|(warmup, first)| time < first.saturating_add(warmup.saturating_mul(MICROS)));
+        if let Some((warmup, first)) = stateful.warmup_s.zip(self.first)
+            && time < first.saturating_add(warmup.saturating_mul(MICROS))
+        {
+            self.learnt.insert(key);
+        }
+        let learnt = stateful.warmup_s.is_some() && self.learnt.holds(key);
         // A silence that the API server's own start ends was most likely a restart.
-        if learning || (restart && rule.id == "audit-gap") {
+        if learnt || (restart && rule.id == "audit-gap") {
             severity = severity.min(Severity::Low);
         }
         let audit_id = audit_id_of(view);
@@ -88,10 +91,9 @@ impl Detector {
             if everyday {
                 severity = severity.min(Severity::Low);
             }
-            add(&mut open.detection, &audit_id, severity, time, self.settings.max_audit_ids);
-            let count = open.detection.count;
-            (self.settings.mode == Mode::Live && count >= 10 && count >= open.reported.saturating_mul(2)).then(|| {
-                open.reported = count;
+            let worse = add(&mut open.detection, view, &audit_id, severity, time, self.settings.max_audit_ids);
+            (self.settings.mode == Mode::Live && (worse || open.doubled())).then(|| {
+                open.reported = open.detection.count;
                 open.detection.clone()
             })
         } else {
@@ -106,12 +108,32 @@ impl Detector {
             };
             let from = time.saturating_sub(window_us);
             window.waiting.retain(|waiting| waiting.time > from);
+            let led = window.waiting.iter().any(|step| step.value == 0 && step.time <= time);
+            // What comes before the first step is no part of a sequence.
+            if stateful.kind == Kind::Sequence && value != 0 && !led {
+                if !window.waiting.is_empty() {
+                    self.windows.put(key, window);
+                }
+                return false;
+            }
+            let ids = window.waiting.iter().map(|waiting| 1 + waiting.others.len()).sum::<usize>();
             let known = match stateful.kind {
                 Kind::Distinct | Kind::Compare => window.waiting.iter_mut().find(|waiting| waiting.value == value),
                 _ => None,
             };
             if let Some(known) = known {
-                known.again += 1;
+                if stateful.kind == Kind::Compare {
+                    // Still in use.
+                    known.time = known.time.max(time);
+                } else {
+                    known.again += 1;
+                    if ids < self.settings.max_audit_ids {
+                        known.others.push(audit_id);
+                    }
+                    if let Some(told) = &mut known.told {
+                        told.again(view);
+                    }
+                }
             } else {
                 if window.waiting.len() >= MAX_WAITING.max(rule.threshold_of(view)) {
                     window.waiting.pop_front();
@@ -122,12 +144,14 @@ impl Detector {
                     weight: rule.weight_of(view),
                     again: 0,
                     chain: Vec::new(),
+                    others: Vec::new(),
+                    told: None,
                     also: match &stateful.also {
                         Some(also) if rule.search(&also.search, view) => value_of(&also.distinct, view).max(1),
                         None if stateful.first_step.is_some() => worst as u64,
                         _ => 0,
                     },
-                    audit_id: audit_id.clone(),
+                    audit_id,
                     file: self.files.shared(position.file),
                     line: position.line,
                 });
@@ -138,7 +162,7 @@ impl Detector {
                     weight(&window.waiting) >= rule.threshold_of(view) && besides(stateful, &window.waiting)
                 }
                 Kind::Compare => window.waiting.len() > 1,
-                Kind::Sequence => window.waiting.iter().any(|step| step.value == 0 && step.time <= time) && value == 1,
+                Kind::Sequence => led && value == 1,
                 _ => true,
             };
             window.until = time.saturating_add(window_us);
@@ -147,19 +171,20 @@ impl Detector {
             if stateful.first_step.is_some_and(minor) {
                 severity = severity.min(Severity::Low);
             }
+            if !reached
+                && let Some(last) = window.waiting.back_mut()
+                && last.told.is_none()
+                && stateful.kind != Kind::Compare
+            {
+                last.told = Some(Told::of(view));
+            }
             reached
                 .then(|| {
                     let mut detection = describe(rule, view, severity, time, position);
-                    if let Some(first) = window.waiting.front() {
-                        detection.audit_id.clone_from(&first.audit_id);
-                        detection.file = first.file.to_string();
-                        detection.line = first.line;
-                        detection.time = timestamp(first.time);
-                    }
-                    detection.count = window.waiting.len().max(1) as u64;
-                    detection.audit_ids = Vec::new();
-                    for waiting in std::mem::take(&mut window.waiting) {
-                        remember(&mut detection.audit_ids, &waiting.audit_id, self.settings.max_audit_ids);
+                    let waiting = std::mem::take(&mut window.waiting);
+                    // What differs from what was before is the news, not what was before.
+                    if stateful.kind != Kind::Compare {
+                        gather(&mut detection, waiting, self.settings.max_audit_ids);
                     }
                     if let Some(reasons) = &mut self.reasons {
                         reasons.insert(place(&detection), rule.reasons(view));

@@ -1,17 +1,18 @@
 //! A detection in words, and what is added to it.
 
+use std::collections::VecDeque;
+
 use jiff::Timestamp;
 use picket_model::{Detection, ObjectRef, Severity};
 
 use super::Position;
-use crate::event::Text;
-use crate::fields::{Flags, View};
+use crate::fields::View;
 use crate::rule::Rule;
+use crate::told::{Told, push};
+use crate::window::Waiting;
 
 /// Most audit ids a detection carries.
 pub const MAX_AUDIT_IDS: usize = 100;
-/// Longest user name, address or object name a detection carries, in bytes. The API server sets no limit of its own.
-const MAX_TEXT: usize = 1024;
 /// Longest audit id that is kept, in bytes. It is a UUID, unless a client chose it (E4).
 const MAX_ID: usize = 128;
 
@@ -19,35 +20,64 @@ pub(super) fn timestamp(micros: i64) -> Timestamp {
     Timestamp::from_microsecond(micros).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-pub(super) fn add(detection: &mut Detection, audit_id: &str, severity: Severity, time: i64, limit: usize) {
+/// Counts an event into a detection; true when that became worse by it.
+pub(super) fn add(
+    detection: &mut Detection,
+    view: &View<'_>,
+    audit_id: &str,
+    severity: Severity,
+    time: i64,
+    limit: usize,
+) -> bool {
+    let is_worse = severity > detection.severity;
     detection.count += 1;
     detection.severity = detection.severity.max(severity);
     detection.last_time = detection.last_time.max(timestamp(time));
     remember(&mut detection.audit_ids, audit_id, limit);
+    (Told::is_worse(view, detection) && Told::of(view).worsen(detection)) || is_worse
 }
 
-pub(super) fn remember(ids: &mut Vec<String>, audit_id: &str, limit: usize) {
+/// Makes a detection that of the matches that were waiting for it: it stands at the first, counts them all, and says the
+/// outcome that matters most.
+pub(super) fn gather(detection: &mut Detection, waiting: VecDeque<Waiting>, limit: usize) {
+    let Some(first) = waiting.front() else { return };
+    detection.audit_id.clone_from(&first.audit_id);
+    detection.file = first.file.to_string();
+    detection.line = first.line;
+    detection.time = timestamp(first.time);
+    let last = (detection.outcome.clone(), detection.code);
+    if let Some(told) = &first.told {
+        told.tell(detection);
+        if Told::is_above(&last.0, &detection.outcome) {
+            (detection.outcome, detection.code) = last;
+        }
+    }
+    detection.count = 0;
+    detection.audit_ids = Vec::new();
+    for waiting in waiting {
+        detection.last_time = detection.last_time.max(timestamp(waiting.time));
+        detection.count += waiting.chain.len().max(1) as u64 + waiting.again;
+        if let Some(told) = &waiting.told {
+            told.worsen(detection);
+        }
+        let own = if waiting.chain.is_empty() { std::slice::from_ref(&waiting.audit_id) } else { &waiting.chain };
+        for id in own.iter().chain(&waiting.others) {
+            remember(&mut detection.audit_ids, id, limit);
+        }
+    }
+}
+
+fn remember(ids: &mut Vec<String>, audit_id: &str, limit: usize) {
     if ids.len() < limit.min(MAX_AUDIT_IDS) && !ids.iter().any(|id| id == audit_id) {
         ids.push(audit_id.to_owned());
     }
 }
 
-/// Cut to a length that no identity of a cluster reaches, at a character's edge, and without control characters.
-pub(super) fn short(text: &str) -> String {
-    cut(text, MAX_TEXT)
-}
-
 /// The audit id of this event, as it is kept.
 pub(super) fn audit_id_of(view: &View<'_>) -> String {
-    cut(view.event.audit_id.as_deref().unwrap_or(""), MAX_ID)
-}
-
-fn cut(text: &str, most: usize) -> String {
-    let mut end = text.len().min(most);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let mut id = String::new();
+    push(&mut id, view.event.audit_id.as_deref().unwrap_or(""), MAX_ID);
+    id
 }
 
 pub(super) fn describe(
@@ -57,14 +87,8 @@ pub(super) fn describe(
     time: i64,
     position: Position<'_>,
 ) -> Detection {
-    let ips = view.event.source_ips.as_deref().unwrap_or_default();
-    let (source, forgeable) = match ips.split_last() {
-        Some((last, others)) => (Some(short(last)), others.iter().take(16).map(|ip: &Text<'_>| short(ip)).collect()),
-        None => (None, Vec::new()),
-    };
     let audit_id = audit_id_of(view);
-    let text = |value: Option<&str>| short(value.unwrap_or(""));
-    Detection {
+    let mut detection = Detection {
         rule: rule.id.clone(),
         severity,
         title: rule.title.clone(),
@@ -72,36 +96,19 @@ pub(super) fn describe(
         line: position.line,
         audit_ids: vec![audit_id.clone()],
         audit_id,
-        user: text(view.user()),
-        impersonated: view.impersonated().map(short),
-        source,
-        forgeable_sources: forgeable,
-        verb: text(view.verb()),
-        object: ObjectRef {
-            group: text(view.group()),
-            resource: text(view.res()),
-            subresource: text(view.sub()),
-            namespace: text(view.ns()),
-            name: text(view.name().as_deref()),
-        },
-        outcome: outcome(view).to_owned(),
-        code: view.code().and_then(|code| u16::try_from(code).ok()),
+        user: String::new(),
+        impersonated: None,
+        source: None,
+        forgeable_sources: Vec::new(),
+        verb: String::new(),
+        object: ObjectRef::default(),
+        outcome: String::new(),
+        code: None,
         time: timestamp(time),
         last_time: timestamp(time),
         count: 1,
         mitre: rule.mitre.clone(),
-    }
-}
-
-/// What became of the request (E14).
-fn outcome(view: &View<'_>) -> &'static str {
-    if view.flag(Flags::DENIED) || matches!(view.code(), Some(401 | 403)) {
-        "refused"
-    } else if view.code() == Some(404) {
-        "not_found"
-    } else if view.flag(Flags::ERROR) {
-        "failed"
-    } else {
-        "allowed"
-    }
+    };
+    Told::of(view).tell(&mut detection);
+    detection
 }

@@ -1,14 +1,13 @@
 //! Sigma correlations over the detector's windows.
 
-use std::collections::VecDeque;
-
 use picket_model::Detection;
 
 use super::count::{Seen, close};
-use super::describe::{add, audit_id_of, describe, remember, timestamp};
+use super::describe::{add, audit_id_of, describe, gather};
 use super::reason::place;
 use super::{Detector, MICROS, Mode};
 use crate::rule::Rule;
+use crate::told::Told;
 use crate::window::{Open, Waiting, Window};
 
 impl Detector {
@@ -31,9 +30,10 @@ impl Detector {
             if let Some(open) = &mut window.open {
                 // One event is counted once, however many of the rules it meets.
                 if !counted.contains(&key) {
-                    add(&mut open.detection, &audit_id, rule.severity, time, self.settings.max_audit_ids);
-                    let count = open.detection.count;
-                    if self.settings.mode == Mode::Live && count >= 10 && count >= open.reported.saturating_mul(2) {
+                    let most = self.settings.max_audit_ids;
+                    let worse = add(&mut open.detection, view, &audit_id, rule.severity, time, most);
+                    if self.settings.mode == Mode::Live && (worse || open.doubled()) {
+                        let count = open.detection.count;
                         open.reported = count;
                         out.push(open.detection.clone());
                     }
@@ -62,11 +62,13 @@ impl Detector {
                     file: self.files.shared(position.file),
                     line: position.line,
                     chain: Vec::new(),
+                    others: Vec::new(),
+                    told: Some(Told::of(view)),
                 };
                 let threshold = rule.stateful.threshold_tuned();
                 if correlation.note(part, view, threshold, &mut window.waiting, entry) {
                     let mut detection = describe(rule, view, rule.severity, time, position);
-                    fill(&mut detection, &mut window.waiting, self.settings.max_audit_ids);
+                    gather(&mut detection, std::mem::take(&mut window.waiting), self.settings.max_audit_ids);
                     if let Some(reasons) = &mut self.reasons {
                         reasons.insert(place(&detection), rule.reasons(view));
                     }
@@ -110,34 +112,10 @@ impl Detector {
             let rule = self.rules.iter().find(|rule| rule.id == window.rule);
             let correlation = rule.and_then(|rule| Some((rule.correlation.as_ref()?, rule.stateful.threshold_tuned())));
             if correlation.is_some_and(|(correlation, threshold)| correlation.holds(threshold, &window.waiting)) {
-                fill(&mut pending, &mut window.waiting, self.settings.max_audit_ids);
+                gather(&mut pending, std::mem::take(&mut window.waiting), self.settings.max_audit_ids);
                 out.push(pending);
             }
         }
         close(window, out);
-    }
-}
-
-/// Fills in what the matches that were waiting know.
-fn fill(detection: &mut Detection, waiting: &mut VecDeque<Waiting>, most_ids: usize) {
-    if let Some(first) = waiting.front() {
-        detection.audit_id.clone_from(&first.audit_id);
-        detection.file = first.file.to_string();
-        detection.line = first.line;
-        detection.time = timestamp(first.time);
-    }
-    if let Some(last) = waiting.back() {
-        detection.last_time = detection.last_time.max(timestamp(last.time));
-    }
-    let ids = waiting.iter().map(|waiting| waiting.chain.len().max(1)).sum::<usize>();
-    detection.count = ids.max(1) as u64;
-    detection.audit_ids = Vec::new();
-    for waiting in std::mem::take(waiting) {
-        if waiting.chain.is_empty() {
-            remember(&mut detection.audit_ids, &waiting.audit_id, most_ids);
-        }
-        for id in &waiting.chain {
-            remember(&mut detection.audit_ids, id, most_ids);
-        }
     }
 }

@@ -7,8 +7,8 @@ use crate::window::Limits;
 /// When detections are handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// At the first match, then again with a higher count when the count doubles (from 10 on) and when the window
-    /// ends. Rule, first audit id and time stay the same and identify the detection.
+    /// At the first match, then again when it became worse, with a higher count when the count doubles (from 10 on) and
+    /// when the window ends. Rule, first audit id and time stay the same and identify the detection.
     #[default]
     Live,
     /// Once, when the window ends.

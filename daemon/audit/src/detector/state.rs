@@ -8,7 +8,7 @@ use super::{Counters, Detector};
 use crate::footprint::Length;
 use crate::known::Known;
 use crate::trail::Trail;
-use crate::window::{Started, Window, Windows};
+use crate::window::{Learnt, Started, Window, Windows};
 
 /// The detector's memory as it is stored.
 #[derive(Deserialize)]
@@ -22,6 +22,8 @@ struct State {
     windows: Vec<(u64, Window)>,
     #[serde(default)]
     known: Vec<(u64, u64, i64)>,
+    #[serde(default)]
+    learnt: Vec<u64>,
 }
 
 /// The same, to be written.
@@ -35,6 +37,7 @@ struct Kept<'d> {
     trail: &'d Trail,
     windows: Vec<(u64, &'d Window)>,
     known: Vec<(u64, u64, i64)>,
+    learnt: Vec<u64>,
 }
 
 const STATE_VERSION: u32 = 1;
@@ -71,6 +74,7 @@ impl Detector {
             trail: &self.trail,
             windows,
             known: self.known.entries(),
+            learnt: self.learnt.entries(),
         }
     }
 
@@ -95,7 +99,7 @@ impl Detector {
             let from = out.len();
             forgotten.into_iter().for_each(|window| close(window, out));
             self.mute(from, out);
-            if !some && !self.started.forget_half() && !self.known.forget_half() {
+            if !some && !self.started.forget_half() && !self.known.forget_half() && !self.learnt.forget_half() {
                 // The trail's own memory is a few hundred KiB at most; a smaller limit keeps nothing of it either.
                 self.trail = Trail::default();
                 return self.state();
@@ -120,6 +124,8 @@ impl Detector {
         for (id, request) in state.started {
             self.started.insert(id, request);
         }
+        self.learnt = Learnt::default();
+        state.learnt.into_iter().for_each(|key| self.learnt.insert(key));
         self.windows = Windows::new(self.settings.limits());
         for (key, mut window) in state.windows {
             for waiting in &mut window.waiting {
