@@ -8,8 +8,6 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
-/// Bodies larger than this are not decoded: the API server's own limit for a request is 3 MiB.
-pub(crate) const MAX_BODY: usize = 4 * 1024 * 1024;
 /// Longest list that is made from a body.
 const MAX_ITEMS: usize = 4096;
 
@@ -43,18 +41,22 @@ pub(crate) fn collect<'v>(value: &'v Value, path: &str, out: &mut Vec<&'v Value>
     }
 }
 
+/// Where the PodSpec is inside an object of this resource.
+pub(crate) fn place_of_podspec(resource: &str) -> Option<&'static str> {
+    match resource {
+        "pods" => Some("/spec"),
+        "deployments" | "daemonsets" | "statefulsets" | "replicasets" | "jobs" | "replicationcontrollers" => {
+            Some("/spec/template/spec")
+        }
+        "cronjobs" => Some("/spec/jobTemplate/spec/template/spec"),
+        "podtemplates" => Some("/template/spec"),
+        _ => None,
+    }
+}
+
 /// The PodSpec inside an object of this resource.
 pub(crate) fn podspec<'v>(resource: &str, body: &'v Value) -> Option<&'v Value> {
-    let spec = match resource {
-        "pods" => body.get("spec"),
-        "deployments" | "daemonsets" | "statefulsets" | "replicasets" | "jobs" | "replicationcontrollers" => {
-            body.pointer("/spec/template/spec")
-        }
-        "cronjobs" => body.pointer("/spec/jobTemplate/spec/template/spec"),
-        "podtemplates" => body.pointer("/template/spec"),
-        _ => None,
-    }?;
-    spec.is_object().then_some(spec)
+    body.pointer(place_of_podspec(resource)?).filter(|spec| spec.is_object())
 }
 
 /// Containers, init containers and ephemeral containers.
@@ -186,90 +188,10 @@ fn without_last(name: &str, is_suffix: impl Fn(&str) -> bool) -> &str {
     }
 }
 
-/// The Pod Security level that a change of a Namespace sets: the value, or empty when the label is taken away.
-/// `None` when the change does not touch it.
-pub(crate) fn pss_enforce(request: &Value) -> Option<String> {
-    const LABEL: &str = "pod-security.kubernetes.io/enforce";
-    if let Value::Array(operations) = request {
-        // A JSON patch: the label's slash is written ~1.
-        return operations.iter().rev().find_map(|operation| {
-            let path = operation.get("path")?.as_str()?.replace("~1", "/");
-            (path == format!("/metadata/labels/{LABEL}"))
-                .then(|| operation.get("value").and_then(Value::as_str).unwrap_or("").to_owned())
-        });
-    }
-    let value = request.get("metadata")?.get("labels")?.get(LABEL)?;
-    Some(value.as_str().unwrap_or("").to_owned())
-}
-
 /// The Pod Security level that a whole Namespace has; empty without the label.
 pub(crate) fn pss_level(namespace: &Value) -> &str {
     let labels = namespace.pointer("/metadata/labels");
     labels.and_then(|labels| labels.get("pod-security.kubernetes.io/enforce")?.as_str()).unwrap_or("")
-}
-
-/// Whether a change of a NetworkPolicy brings an empty rule, which allows everything.
-pub(crate) fn allows_all(request: &Value) -> bool {
-    let is_empty = |rule: &Value| rule.as_object().is_some_and(serde_json::Map::is_empty);
-    let lists = ["ingress", "egress"];
-    let of_spec = |spec: &Value| {
-        lists
-            .iter()
-            .any(|list| spec.get(list).and_then(Value::as_array).is_some_and(|rules| rules.iter().any(is_empty)))
-    };
-    if let Value::Array(operations) = request {
-        return operations.iter().any(|operation| {
-            let (Some(path), Some(value)) = (operation.get("path").and_then(Value::as_str), operation.get("value"))
-            else {
-                return false;
-            };
-            match path.strip_prefix("/spec") {
-                Some("") => of_spec(value),
-                Some(rest) => lists.iter().any(|list| {
-                    rest.strip_prefix('/').and_then(|rest| rest.strip_prefix(list)).is_some_and(|rest| match rest {
-                        "" => value.as_array().is_some_and(|rules| rules.iter().any(is_empty)),
-                        // One rule, by its index or at the end.
-                        index => index.matches('/').count() == 1 && is_empty(value),
-                    })
-                }),
-                None => false,
-            }
-        });
-    }
-    request.get("spec").is_some_and(of_spec)
-}
-
-/// The places that a patch touches, as `/spec/taints`: of a JSON patch its paths, of the other kinds the deepest
-/// objects' fields.
-pub(crate) fn patched(request: &Value) -> Vec<String> {
-    let mut out = Vec::new();
-    match request {
-        Value::Array(operations) => {
-            for path in operations.iter().filter_map(|operation| operation.get("path")?.as_str()).take(MAX_ITEMS) {
-                out.push(path.replace("~1", "/").replace("~0", "~"));
-            }
-        }
-        request => touched(request, &mut String::new(), &mut out),
-    }
-    out
-}
-
-fn touched(value: &Value, path: &mut String, out: &mut Vec<String>) {
-    match value {
-        Value::Object(fields) if !fields.is_empty() => {
-            for (name, value) in fields {
-                if out.len() >= MAX_ITEMS {
-                    return;
-                }
-                let length = path.len();
-                path.push('/');
-                path.push_str(name);
-                touched(value, path, out);
-                path.truncate(length);
-            }
-        }
-        _ => out.push(path.clone()),
-    }
 }
 
 /// How far the wildcards of RBAC rules reach: `everything` (any verb on any resource of any group), `own_group` (each

@@ -204,6 +204,7 @@ impl Detector {
                 hits.push(at);
             }
         });
+        hits.extend(self.unread(&view, &hits));
         let created_secret = view.flag(Flags::CREATED) && view.flag(Flags::OK) && view.res() == Some("secrets");
         self.known.learn(&view, now);
         self.follow(&view, now, out);
@@ -236,10 +237,20 @@ impl Detector {
         }
     }
 
+    /// The rule that says so when a body could not be read. Which bodies the others ask for is known only after them.
+    fn unread(&self, view: &View<'_>, hits: &[usize]) -> Option<usize> {
+        let is = |rule: &Rule| rule.id == "audit-event-truncated" && rule.matches(view);
+        let at = if view.is_unread() { self.rules.iter().position(is) } else { None };
+        at.filter(|at| !hits.contains(at))
+    }
+
     /// The rules that match this event by itself, without what was seen before.
     pub fn matching(&self, event: &Event<'_>) -> Vec<&Rule> {
         let view = View::new(event, &self.site, true);
-        self.rules.iter().filter(|rule| rule.matches(&view)).collect()
+        let mut hits: Hits =
+            self.rules.iter().enumerate().filter(|(_, rule)| rule.matches(&view)).map(|(at, _)| at).collect();
+        hits.extend(self.unread(&view, &hits));
+        hits.into_iter().filter_map(|at| self.rules.get(at)).collect()
     }
 
     /// The same by way of the index, as [`Detector::observe`] finds them.

@@ -10,8 +10,10 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+use crate::decode::mended_line;
 
 /// Longest line that is read, in bytes. A longer one is skipped to its newline and counted by the reader.
 /// lumberjack itself refuses lines longer than `audit-log-maxsize`, 100 MB by default.
@@ -52,10 +54,10 @@ impl<'a, V> Pairs<'a, V> {
     }
 }
 
-impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
+impl<'de: 'a, 'a, V: Deserialize<'de> + Default> Deserialize<'de> for Pairs<'a, V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Collect<'a, V>(PhantomData<(&'a (), V)>);
-        impl<'de: 'a, 'a, V: Deserialize<'de>> Visitor<'de> for Collect<'a, V> {
+        impl<'de: 'a, 'a, V: Deserialize<'de> + Default> Visitor<'de> for Collect<'a, V> {
             type Value = Pairs<'a, V>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -68,7 +70,8 @@ impl<'de: 'a, 'a, V: Deserialize<'de>> Deserialize<'de> for Pairs<'a, V> {
                 let mut pairs = Vec::new();
                 while let Some(name) = map.next_key::<Text<'a>>()? {
                     if pairs.len() < LIMIT {
-                        pairs.push((name, map.next_value()?));
+                        // Go writes a list that was never made as null.
+                        pairs.push((name, map.next_value::<Option<V>>()?.unwrap_or_default()));
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
@@ -216,6 +219,12 @@ pub enum LineError {
     TooLong(usize),
 }
 
+impl LineError {
+    fn is_list(&self) -> bool {
+        matches!(self, Self::Foreign(kind) if kind == "EventList")
+    }
+}
+
 impl<'a> Event<'a> {
     /// The one event on this line.
     ///
@@ -336,7 +345,7 @@ fn malformed(error: &serde_json::Error) -> LineError {
 
 /// Every event on a line. Ordinarily one; after a crash of the API server the next start's event may follow a cut
 /// one without a newline, and copytruncate leaves a run of NUL bytes in front.
-pub fn each_event<'a>(line: &'a [u8], mut see: impl FnMut(Result<Event<'a>, LineError>)) {
+pub fn each_event(line: &[u8], mut see: impl FnMut(Result<Event<'_>, LineError>)) {
     let line = trim(line);
     if line.is_empty() {
         return;
@@ -344,17 +353,35 @@ pub fn each_event<'a>(line: &'a [u8], mut see: impl FnMut(Result<Event<'a>, Line
     let first = Event::parse(line);
     match &first {
         Err(LineError::Malformed(_)) => {}
-        Err(LineError::Foreign(kind)) if kind == "EventList" => return each_of_list(line, see),
+        Err(error) if error.is_list() => {}
         _ => return see(first),
     }
+    match mended_line(line) {
+        Some(mended) => each_of_odd(&mended, &mut see),
+        None => each_of_odd(line, &mut see),
+    }
+}
+
+/// Whether these bytes are a whole event, or several.
+pub(crate) fn is_whole(line: &[u8]) -> bool {
+    let line = trim(line);
+    Event::parse(line).is_ok() || mended_line(line).is_some_and(|mended| Event::parse(&mended).is_ok())
+}
+
+/// Every event on a line that is not one event.
+fn each_of_odd(line: &[u8], see: &mut impl FnMut(Result<Event<'_>, LineError>)) {
     let mut rest = line;
     loop {
-        let mut stream = serde_json::Deserializer::from_slice(rest).into_iter::<Event<'a>>();
+        let mut stream = serde_json::Deserializer::from_slice(rest).into_iter::<Event<'_>>();
         let skip = match stream.next() {
             None => return,
             Some(Ok(event)) => {
-                see(event.recognised());
-                stream.byte_offset()
+                let end = stream.byte_offset();
+                match event.recognised() {
+                    Err(error) if error.is_list() => each_of_list(rest.get(..end).unwrap_or_default(), see),
+                    event => see(event),
+                }
+                end
             }
             Some(Err(error)) => {
                 see(Err(malformed(&error)));
@@ -375,17 +402,49 @@ pub fn each_event<'a>(line: &'a [u8], mut see: impl FnMut(Result<Event<'a>, Line
     }
 }
 
-/// What the API server sends to a webhook, kept by somebody: many events in one object.
-fn each_of_list<'a>(line: &'a [u8], mut see: impl FnMut(Result<Event<'a>, LineError>)) {
-    #[derive(Deserialize)]
-    struct List<'a> {
-        #[serde(borrow, default)]
-        items: Vec<Event<'a>>,
+/// What the API server sends to a webhook, kept by somebody: many events in one object. An item that is no event does
+/// not take the others with it.
+fn each_of_list(list: &[u8], see: &mut impl FnMut(Result<Event<'_>, LineError>)) {
+    struct Items<'s, F>(&'s mut F);
+    impl<'de, F: FnMut(Result<Event<'_>, LineError>)> Visitor<'de> for Items<'_, F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of events")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+            while let Some(name) = list.next_key::<Text<'de>>()? {
+                match &*name {
+                    "items" => list.next_value_seed(Items(&mut *self.0))?,
+                    _ => drop(list.next_value::<IgnoredAny>()?),
+                }
+            }
+            Ok(())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+            // An item of a list need not repeat its kind.
+            while let Some(item) = items.next_element::<&RawValue>()? {
+                (self.0)(Event::parse(item.get().as_bytes()));
+            }
+            Ok(())
+        }
+
+        fn visit_unit<E>(self) -> Result<(), E> {
+            Ok(())
+        }
     }
-    match serde_json::from_slice::<List<'a>>(line) {
-        // An item of a list need not repeat its kind.
-        Ok(list) => list.items.into_iter().for_each(|event| see(event.recognised())),
-        Err(error) => see(Err(malformed(&error))),
+    impl<'de, F: FnMut(Result<Event<'_>, LineError>)> DeserializeSeed<'de> for Items<'_, F> {
+        type Value = ();
+
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+            deserializer.deserialize_any(self)
+        }
+    }
+    let read = Items(&mut *see).deserialize(&mut serde_json::Deserializer::from_slice(list));
+    if let Err(error) = read {
+        see(Err(malformed(&error)));
     }
 }
 

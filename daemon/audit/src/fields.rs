@@ -19,9 +19,11 @@ use self::address::{is_public, network_of};
 pub(crate) use self::flags::Flags;
 use self::query::query_values;
 use crate::body;
+use crate::decode::Body;
 use crate::event::{Event, Text};
 use crate::identity::is_controller_account;
 use crate::known::Before;
+use crate::patch;
 use crate::site::Site;
 
 /// An event with what is derived from it.
@@ -32,8 +34,9 @@ pub(crate) struct View<'e> {
     /// What is known from earlier events.
     pub(crate) before: Before,
     user: Option<&'e str>,
-    request: OnceCell<Option<Value>>,
-    response: OnceCell<Option<Value>>,
+    request: OnceCell<Body>,
+    response: OnceCell<Body>,
+    patch: OnceCell<Body>,
     command: OnceCell<Option<String>>,
 }
 
@@ -52,6 +55,7 @@ impl<'e> View<'e> {
             user: event.user.as_ref().and_then(|user| user.username.as_deref()),
             request: OnceCell::new(),
             response: OnceCell::new(),
+            patch: OnceCell::new(),
             command: OnceCell::new(),
         };
         view.flags = view.derive(first_final);
@@ -160,20 +164,31 @@ impl<'e> View<'e> {
         self.uri().map(|uri| uri.split_once('?').map_or(uri, |(path, _)| path))
     }
 
-    fn decode(raw: Option<&serde_json::value::RawValue>) -> Option<Value> {
-        let text = raw?.get();
-        if text.len() > body::MAX_BODY {
-            return None;
-        }
-        serde_json::from_str(text).ok().filter(|value: &Value| !value.is_null())
+    fn decode(raw: Option<&serde_json::value::RawValue>) -> Body {
+        raw.map(|raw| Body::decode(raw.get())).unwrap_or_default()
     }
 
     pub(crate) fn request(&self) -> Option<&Value> {
-        self.request.get_or_init(|| Self::decode(self.event.request_object)).as_ref()
+        self.request.get_or_init(|| Self::decode(self.event.request_object)).value.as_ref()
     }
 
     pub(crate) fn response(&self) -> Option<&Value> {
-        self.response.get_or_init(|| Self::decode(self.event.response_object)).as_ref()
+        self.response.get_or_init(|| Self::decode(self.event.response_object)).value.as_ref()
+    }
+
+    /// The object that was sent; of a patch what it puts into the object.
+    fn sent(&self) -> Option<&Value> {
+        match self.request() {
+            Some(Value::Array(operations)) if self.verb() == Some("patch") => {
+                self.patch.get_or_init(|| patch::put_by(operations)).value.as_ref()
+            }
+            request => request,
+        }
+    }
+
+    /// A rule asked for a body of which some part could not be read.
+    pub(crate) fn is_unread(&self) -> bool {
+        [&self.request, &self.response, &self.patch].iter().any(|body| body.get().is_some_and(|body| body.cut))
     }
 
     /// The object that the request was about: what was sent, or for a patch what it produced.
@@ -183,16 +198,15 @@ impl<'e> View<'e> {
         }
         let produced =
             || self.response().filter(|response| response.get("kind").and_then(Value::as_str) != Some("Status"));
-        match self.request() {
-            Some(request) if self.verb() == Some("patch") => {
-                produced().or_else(|| request.is_object().then_some(request))
-            }
-            Some(request) => Some(request),
-            None => produced(),
+        if self.verb() == Some("patch") {
+            return produced().or_else(|| self.sent().filter(|sent| sent.is_object()));
         }
+        self.request().or_else(produced)
     }
 
     pub(crate) fn podspec(&self) -> Option<&Value> {
+        // Most objects have none, and their bodies need not be decoded.
+        body::place_of_podspec(self.res()?)?;
         body::podspec(self.res()?, self.body()?)
     }
 
@@ -361,7 +375,7 @@ impl<'e> View<'e> {
             "grants" => owned_list(self.body().and_then(|body| body.get("rules")).map(body::grants)),
             "pss_enforce" => self
                 .request()
-                .and_then(body::pss_enforce)
+                .and_then(|request| patch::pss_enforce(request, self.verb() == Some("patch")))
                 .map_or(EventValue::Null, |level| EventValue::Str(Cow::Owned(level))),
             "pss_weakened" => self.before.pss_weakened.map_or(EventValue::Null, EventValue::Bool),
             "template_changed" => self.before.template_changed.map_or(EventValue::Null, EventValue::Bool),
@@ -373,12 +387,13 @@ impl<'e> View<'e> {
                 .and_then(|body| body::wildcard(body.get("rules")?))
                 .map_or(EventValue::Null, |reach| EventValue::Str(Cow::Borrowed(reach))),
             "patched" => owned_list(
-                (self.verb() == Some("patch")).then(|| self.request().map(body::patched).unwrap_or_default()),
+                (self.verb() == Some("patch")).then(|| self.request().map(patch::places).unwrap_or_default()),
             ),
             "csr.user" => owned_list(self.body().and_then(body::csr_subject).map(|(names, _)| names)),
             "csr.groups" => owned_list(self.body().and_then(body::csr_subject).map(|(_, groups)| groups)),
             "chart.outside_allowed" => owned_list(self.body().map(|body| self.refused_chart(body))),
-            "netpol.allow_all" => EventValue::Bool(self.request().is_some_and(body::allows_all)),
+            "netpol.allow_all" => EventValue::Bool(self.sent().is_some_and(patch::allows_all)),
+            "unread_body" => EventValue::Bool(self.is_unread()),
             "data.keys" | "data.values" => self.config_data(field == "data.keys"),
             _ => self.path_field(field),
         }
@@ -453,7 +468,11 @@ impl<'e> View<'e> {
                 .query()
                 .and_then(|query| query_values(query, rest).next())
                 .map_or(EventValue::Null, EventValue::Str),
-            "req" | "requestObject" => at(self.request(), rest),
+            "req" | "requestObject" => match (at(self.sent(), rest), self.request()) {
+                // Of a JSON patch the operations themselves.
+                (EventValue::Null, Some(operations @ Value::Array(_))) => at(Some(operations), rest),
+                (value, _) => value,
+            },
             "resp" | "responseObject" => at(self.response(), rest),
             "body" => at(self.body(), rest),
             "podspec" => at(self.podspec(), rest),
@@ -503,7 +522,7 @@ pub(crate) fn is_field(field: &str) -> bool {
         hostPath caps capabilities images images.outside_allowed pv_hostpath grants pss_enforce netpol.allow_all \
         has_user controller_sa pss_weakened template_changed denied_elsewhere node_pods pod_gone wildcard patched csr.user csr.groups \
         chart.outside_allowed outside_cluster \
-        data.keys data.values owner ";
+        data.keys data.values owner unread_body ";
     let head = field.split('.').next().unwrap_or(field);
     Flags::bit(field).is_some()
         || PATHS.contains(&head)

@@ -153,7 +153,7 @@ fn is_of_body(name: &str) -> bool {
         "roleref",
         "subjects",
     ];
-    const NAMES: [&str; 11] = [
+    const NAMES: [&str; 12] = [
         "has_podspec",
         "hostpaths",
         "hostPath",
@@ -164,6 +164,7 @@ fn is_of_body(name: &str) -> bool {
         "pv_hostpath",
         "grants",
         "pss_enforce",
+        "unread_body",
         "wildcard",
     ];
     HEADS.contains(&name.split('.').next().unwrap_or(name)) || NAMES.contains(&name)

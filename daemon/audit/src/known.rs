@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::body;
 use crate::fields::{Flags, View};
+use crate::patch;
 use crate::window::fingerprint;
 
 const MICROS: i64 = 1_000_000;
@@ -168,7 +169,7 @@ fn pss(view: &View<'_>) -> Option<(u64, u64)> {
     }
     let level = match view.verb()? {
         // Without the response a patch shows only what it touches.
-        "patch" if view.event.response_object.is_none() => rank(&body::pss_enforce(view.request()?)?),
+        "patch" if view.response().is_none() => rank(&patch::pss_enforce(view.request()?, true)?),
         "create" | "update" | "patch" => rank(body::pss_level(view.response().or_else(|| view.request())?)),
         "delete" => rank(""),
         _ => return None,

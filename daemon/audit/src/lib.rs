@@ -12,6 +12,7 @@ pub const FIELDS: &str = include_str!("../FIELDS.md");
 
 mod body;
 mod correlation;
+mod decode;
 mod detector;
 mod event;
 mod fields;
@@ -21,6 +22,7 @@ mod index;
 mod known;
 mod library;
 mod needs;
+mod patch;
 mod placeholder;
 mod replay;
 mod rule;

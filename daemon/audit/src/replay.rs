@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use picket_model::Detection;
 
 use crate::detector::{Detector, Position};
-use crate::event::{Event, LineError, MAX_LINE, each_event};
+use crate::event::{Event, LineError, MAX_LINE, each_event, is_whole};
 
 /// Most unreadable lines that are named; the others are only counted.
 pub const MAX_NAMED: usize = 20;
@@ -98,7 +98,7 @@ impl Replay {
             }
             if read.too_long {
                 self.refuse(file, line, &LineError::TooLong(usize::try_from(read.bytes).unwrap_or(usize::MAX)));
-            } else if !read.ended && Event::parse(&buffer).is_err() {
+            } else if !read.ended && !is_whole(&buffer) {
                 // Bytes after the last newline are neither an event nor an error, unless they are a whole event.
                 self.unfinished += u64::from(!buffer.trim_ascii().is_empty());
             } else {

@@ -58,6 +58,25 @@ fn value() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
+/// A path of a JSON patch.
+fn pointer() -> impl Strategy<Value = String> {
+    let step = prop_oneof![
+        Just("spec"),
+        Just("containers"),
+        Just("metadata"),
+        Just("labels"),
+        Just("data"),
+        Just("-"),
+        Just("0"),
+        Just("1"),
+        Just("-1"),
+        Just("99999999999999999999"),
+        Just("a~1b~0"),
+        Just(""),
+    ];
+    prop::collection::vec(step, 0..6).prop_map(|steps| steps.iter().flat_map(|step| ["/", step]).collect())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -79,6 +98,31 @@ proptest! {
             "kind": "Event", "stage": "ResponseComplete", "verb": verb, "requestURI": uri, "level": "RequestResponse",
             "user": {"username": "x"}, "objectRef": {"resource": resource, "namespace": "kube-system"},
             "responseStatus": {"code": 201}, "requestObject": body, "responseObject": response, "stageTimestamp": time
+        });
+        feed(line.to_string().as_bytes());
+    }
+
+    #[test]
+    fn arbitrary_patches_never_panic(
+        operations in prop::collection::vec(
+            (
+                prop_oneof![Just("add"), Just("replace"), Just("remove"), Just("move"), Just("copy"), Just("test"), Just("x")],
+                pointer(),
+                pointer(),
+                value(),
+            ),
+            0..24,
+        ),
+        resource in prop_oneof![Just("pods"), Just("clusterroles"), Just("namespaces"), Just("configmaps"), Just("nodes"), Just("networkpolicies")],
+    ) {
+        let operations: Vec<_> = operations
+            .into_iter()
+            .map(|(op, path, from, value)| serde_json::json!({"op": op, "path": path, "from": from, "value": value}))
+            .collect();
+        let line = serde_json::json!({
+            "kind": "Event", "stage": "ResponseComplete", "verb": "patch", "level": "Request", "user": {"username": "x"},
+            "objectRef": {"resource": resource, "namespace": "shop", "name": "x"}, "responseStatus": {"code": 200},
+            "requestObject": operations
         });
         feed(line.to_string().as_bytes());
     }

@@ -1,0 +1,313 @@
+//! Patches of every form are judged by what they change, also where the log shows the request alone.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use picket_audit::{Detector, Event, Position, Settings, builtin};
+use picket_model::{Detection, Severity};
+use serde_json::{Value, json};
+
+const APPS: &str = "apps";
+const RBAC: &str = "rbac.authorization.k8s.io";
+const WEBHOOKS: &str = "admissionregistration.k8s.io";
+const PSS: &str = "pod-security.kubernetes.io/enforce";
+const PSS_PATH: &str = "/metadata/labels/pod-security.kubernetes.io~1enforce";
+const POD: &str = "/spec/template/spec";
+
+fn event(verb: &str, object: &Value, request: &str, response: Option<&Value>) -> String {
+    let response = response.map(|body| format!(r#","responseObject":{body}"#)).unwrap_or_default();
+    format!(
+        r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Request","auditID":"x","stage":"ResponseComplete","requestURI":"/x","verb":"{verb}","user":{{"username":"bob","groups":["system:authenticated"]}},"sourceIPs":["10.0.0.9"],"userAgent":"kubectl/v1.36.2","objectRef":{object},"responseStatus":{{"code":200}},"requestObject":{request}{response},"stageTimestamp":"2026-01-01T00:00:00.000000Z","annotations":{{"authorization.k8s.io/decision":"allow"}}}}"#
+    )
+}
+
+fn run(lines: &[String]) -> Vec<Detection> {
+    let mut detector = Detector::new(builtin().expect("rules"), Settings::replay());
+    let mut out = Vec::new();
+    for line in lines {
+        let event = Event::parse(line.as_bytes()).expect("an event");
+        detector.observe(&event, Position { file: "audit.log", line: 1 }, &mut out);
+    }
+    detector.finish(&mut out);
+    out
+}
+
+fn object(resource: &str, group: &str) -> Value {
+    let (resource, sub) = resource.split_once('/').map_or((resource, None), |(resource, sub)| (resource, Some(sub)));
+    json!({"resource": resource, "apiGroup": group, "namespace": "shop", "name": "x", "subresource": sub})
+}
+
+/// The severity a rule finds in a patch at level Request.
+fn found(rule: &str, resource: &str, group: &str, patch: &Value) -> Option<Severity> {
+    let line = event("patch", &object(resource, group), &patch.to_string(), None);
+    run(&[line]).into_iter().find(|detection| detection.rule == rule).map(|detection| detection.severity)
+}
+
+fn add(path: &str, value: Value) -> Value {
+    json!([{"op": "add", "path": path, "value": value}])
+}
+
+fn replace(path: &str, value: Value) -> Value {
+    json!([{"op": "replace", "path": path, "value": value}])
+}
+
+#[test]
+fn a_json_patch_at_level_request_is_judged_by_what_it_puts_in() {
+    use Severity::{Critical, High, Low, Medium};
+    let miner = json!({"name": "miner", "image": "evil/x"});
+    let privileged = json!({"name": "x", "image": "b", "securityContext": {"privileged": true}});
+    let everything = json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]});
+    let anyone = json!({"kind": "Group", "name": "system:unauthenticated"});
+    let etc = json!([{"name": "h", "hostPath": {"path": "/etc"}}]);
+    let of = |path: &str| format!("{POD}{path}");
+    for (rule, resource, group, patch, severity) in [
+        ("workload-patched-sidecar", "deployments", APPS, add(&of("/containers/-"), miner.clone()), Medium),
+        ("workload-patched-sidecar", "deployments", APPS, replace(&of("/containers/0/image"), "evil/x".into()), Medium),
+        ("workload-patched-sidecar", "daemonsets", APPS, add(&of("/initContainers"), json!([miner])), Medium),
+        (
+            "privileged-container",
+            "deployments",
+            APPS,
+            add(&of("/containers/0/securityContext"), json!({"privileged": true})),
+            High,
+        ),
+        (
+            "privileged-container",
+            "deployments",
+            APPS,
+            add(&of("/containers/-1/securityContext/privileged"), true.into()),
+            High,
+        ),
+        (
+            "privileged-container",
+            "deployments",
+            APPS,
+            replace("/spec", json!({"template": {"spec": {"containers": [privileged]}}})),
+            High,
+        ),
+        (
+            "privileged-container",
+            "cronjobs",
+            "batch",
+            add("/spec/jobTemplate/spec/template/spec/containers/1", privileged.clone()),
+            High,
+        ),
+        ("host-pid-pod", "deployments", APPS, add(&of("/hostPID"), true.into()), High),
+        ("host-pid-pod", "deployments", APPS, add(&format!("junk{POD}/hostPID"), true.into()), High),
+        ("hostpath-sensitive", "deployments", APPS, add(&of("/volumes"), etc.clone()), High),
+        ("hostpath-sensitive", "deployments", APPS, add(&of("/volumes/-"), etc[0].clone()), High),
+        ("role-wildcard", "clusterroles", RBAC, add("/rules/-", everything), Critical),
+        ("role-wildcard", "clusterroles", RBAC, add("/rules/0/verbs/-", "*".into()), High),
+        ("binding-to-broad-group", "clusterrolebindings", RBAC, add("/subjects/-", anyone), Critical),
+        ("nodeport-service", "services", "", replace("/spec/type", "NodePort".into()), Low),
+        ("service-external-ip", "services", "", add("/spec/externalIPs", json!(["8.8.8.8"])), Medium),
+        ("service-external-ip", "services", "", add("/spec/externalIPs/0", "8.8.8.8".into()), Medium),
+        ("configmap-with-credentials", "configmaps", "", add("/data/password", "hunter2".into()), Medium),
+        ("configmap-with-credentials", "configmaps", "", add("/data/0", "password: hunter2".into()), Medium),
+        (
+            "privileged-container",
+            "pods/ephemeralcontainers",
+            "",
+            add("/spec/ephemeralContainers/-", privileged.clone()),
+            High,
+        ),
+        (
+            "ephemeral-container-added",
+            "pods/ephemeralcontainers",
+            "",
+            add("/spec/ephemeralContainers/-", privileged),
+            Critical,
+        ),
+        (
+            "admission-webhook-changed",
+            "mutatingwebhookconfigurations",
+            WEBHOOKS,
+            replace("/webhooks/0/failurePolicy", "Ignore".into()),
+            Critical,
+        ),
+        (
+            "admission-webhook-changed",
+            "mutatingwebhookconfigurations",
+            WEBHOOKS,
+            replace("/webhooks/0/clientConfig/url", "https://evil".into()),
+            Critical,
+        ),
+        (
+            "admission-webhook-changed",
+            "mutatingwebhookconfigurations",
+            WEBHOOKS,
+            replace("/webhooks/0/failurePolicy", "Fail".into()),
+            High,
+        ),
+    ] {
+        assert_eq!(found(rule, resource, group, &patch), Some(severity), "{rule} {patch}");
+    }
+    let test = json!([{"op": "test", "path": of("/hostPID"), "value": true}, {"op": "add", "path": "/metadata/labels/a", "value": "b"}]);
+    assert_eq!(found("host-pid-pod", "deployments", APPS, &test), None, "what is only tested does not change");
+}
+
+#[test]
+fn operations_on_one_member_come_together_and_none_hides_another() {
+    let of = |path: &str| format!("{POD}{path}");
+    let role = |patch: &Value| found("role-wildcard", "clusterroles", RBAC, patch);
+    let each = json!([
+        {"op": "replace", "path": "/rules/0/verbs", "value": ["*"]},
+        {"op": "replace", "path": "/rules/0/resources", "value": ["*"]},
+        {"op": "replace", "path": "/rules/0/apiGroups", "value": ["*"]},
+    ]);
+    assert_eq!(role(&each), Some(Severity::Critical));
+
+    let privileged = |patch: &Value| found("privileged-container", "deployments", APPS, patch);
+    let bad = json!({"name": "x", "securityContext": {"privileged": true}});
+    let moved_on = json!([
+        {"op": "add", "path": of("/containers/1"), "value": bad},
+        {"op": "add", "path": of("/containers/0"), "value": {"name": "y"}},
+        {"op": "replace", "path": of("/containers/1"), "value": {"name": "z"}},
+        {"op": "remove", "path": of("/containers/1")},
+    ]);
+    assert_eq!(privileged(&moved_on), Some(Severity::High), "it is the third now");
+    let replaced = json!([
+        {"op": "replace", "path": of("/containers/1"), "value": bad},
+        {"op": "replace", "path": of("/containers/1/securityContext/privileged"), "value": false},
+    ]);
+    assert_eq!(privileged(&replaced), None, "the same member");
+    let within = json!([
+        {"op": "add", "path": of("/containers"), "value": [{"name": "a"}, bad]},
+        {"op": "remove", "path": of("/containers/0")},
+        {"op": "remove", "path": of("/containers/0/securityContext")},
+    ]);
+    assert_eq!(privileged(&within), None, "all members are known");
+
+    for from in ["copy", "move"] {
+        let elsewhere = json!([
+            {"op": "add", "path": "/metadata/zz", "value": {"privileged": true}},
+            {"op": from, "from": "/metadata/zz", "path": of("/containers/0/securityContext")},
+            {"op": "remove", "path": "/metadata/zz"},
+        ]);
+        assert_eq!(privileged(&elsewhere), Some(Severity::High), "{from}");
+    }
+    let copied = json!([{"op": "copy", "from": of("/containers/0"), "path": of("/containers/-")}]);
+    assert_eq!(found("workload-patched-sidecar", "deployments", APPS, &copied), Some(Severity::Medium));
+}
+
+#[test]
+fn a_json_patch_of_a_workload_is_judged_by_what_it_produced_too() {
+    let spec = json!({"template": {"spec": {"containers": [{"name": "w", "image": "a"}, {"name": "miner", "image": "evil/x"}]}}});
+    let patch = add(&format!("{POD}/containers/-"), json!({"name": "miner", "image": "evil/x"}));
+    let line = event(
+        "patch",
+        &object("deployments", APPS),
+        &patch.to_string(),
+        Some(&json!({"kind": "Deployment", "spec": spec})),
+    );
+    assert!(run(&[line]).iter().any(|detection| detection.rule == "workload-patched-sidecar"));
+}
+
+/// Whether Pod Security was found weakened by this patch, with this level known before.
+fn weakened(before: Option<&str>, patch: &Value) -> bool {
+    let object = json!({"resource": "namespaces", "namespace": "shop", "name": "shop"});
+    let mut lines = Vec::new();
+    if let Some(level) = before {
+        let body = json!({"kind": "Namespace", "metadata": {"labels": {PSS: level}}});
+        lines.push(event("create", &object, &body.to_string(), None));
+    }
+    lines.push(event("patch", &object, &patch.to_string(), None));
+    run(&lines).iter().any(|detection| detection.rule == "pss-label-weakened")
+}
+
+#[test]
+fn pod_security_is_weakened_by_every_patch_that_takes_the_label_away() {
+    let taken_away = [
+        json!([{"op": "remove", "path": PSS_PATH}]),
+        json!([{"op": "remove", "path": "/metadata/labels"}]),
+        json!([{"op": "replace", "path": "/metadata/labels", "value": {"a": "b"}}]),
+        json!([{"op": "replace", "path": "/metadata", "value": {"name": "shop"}}]),
+        json!([{"op": "add", "path": "", "value": {"metadata": {"name": "shop"}}}]),
+        json!([{"op": "move", "from": PSS_PATH, "path": "/metadata/labels/old"}]),
+        json!([{"op": "move", "from": "/metadata/labels", "path": "/metadata/annotations"}]),
+        json!([{"op": "copy", "from": "/metadata/labels/old", "path": PSS_PATH}]),
+        json!([{"op": "add", "path": PSS_PATH, "value": "restricted"}, {"op": "remove", "path": PSS_PATH}]),
+        json!([{"op": "remove", "path": PSS_PATH.replace("/metadata", "x/metadata")}]),
+        json!({"metadata": {"labels": null}}),
+        json!({"metadata": {"labels": {PSS: null}}}),
+        json!({"metadata": {"labels": {"$patch": "replace", "a": "b"}}}),
+        json!({"metadata": {"labels": {"$patch": "delete"}}}),
+        json!({"metadata": {"$patch": "replace", "name": "shop"}}),
+        json!({"metadata": {"$retainKeys": ["name"], "name": "shop"}}),
+        json!([{"op": "replace", "path": "/metadata/labels", "value": {PSS: "privileged"}}]),
+    ];
+    for patch in &taken_away {
+        assert!(weakened(Some("restricted"), patch), "{patch}");
+        assert!(weakened(None, patch), "not known before: {patch}");
+        assert!(!weakened(Some("privileged"), patch), "there was nothing to weaken: {patch}");
+    }
+    let kept = [
+        json!([{"op": "replace", "path": PSS_PATH, "value": "restricted"}]),
+        json!([{"op": "remove", "path": "/metadata/labels"}, {"op": "add", "path": "/metadata/labels", "value": {PSS: "restricted"}}]),
+        json!([{"op": "test", "path": PSS_PATH, "value": "privileged"}]),
+        json!([{"op": "remove", "path": "/metadata/labels/other"}, {"op": "remove", "path": "/metadata/annotations"}]),
+        json!([{"op": "copy", "from": PSS_PATH, "path": "/metadata/labels/old"}]),
+        json!({"metadata": {"labels": {"a": "b"}, "annotations": null}}),
+        json!({"metadata": {"labels": {"$patch": "replace", PSS: "restricted"}}}),
+        json!({"spec": null}),
+    ];
+    for patch in &kept {
+        assert!(!weakened(Some("restricted"), patch) && !weakened(None, patch), "{patch}");
+    }
+}
+
+#[test]
+fn removing_a_list_of_operations_from_a_node_shows_the_places() {
+    let node = |patch: &Value| found("node-deleted-or-tampered", "nodes", "", patch);
+    assert_eq!(node(&replace("/spec", json!({"taints": []}))), Some(Severity::High));
+    assert_eq!(node(&json!([{"op": "move", "from": "/spec/taints", "path": "/spec/x"}])), Some(Severity::High));
+    assert_eq!(node(&json!([{"op": "test", "path": "/spec/taints", "value": []}])), Some(Severity::Medium));
+}
+
+/// A patch of many operations, and what it costs.
+fn hostile(operations: &[String], tail: &Value) -> (Vec<Detection>, Duration) {
+    let request = format!("[{},{tail}]", operations.join(","));
+    let line = event("patch", &object("deployments", APPS), &request, None);
+    let start = Instant::now();
+    (run(&[line]), start.elapsed())
+}
+
+#[test]
+fn hostile_patches_cost_no_more_than_their_length() {
+    let op = |at: usize, text: &str| text.replace("{N}", &at.to_string());
+    let many = |text: &str| -> Vec<String> { (0..9_000).map(|at| op(at, text)).collect() };
+    let mut steps = String::new();
+    for at in 0..2000 {
+        write!(steps, "/{at}").expect("a string");
+    }
+    let bad = json!({"op": "add", "path": format!("{POD}/hostPID"), "value": true});
+    let grown = format!(r#"{{"op":"add","path":"/spec/zz","value":[{}0]}}"#, "0,".repeat(100_000));
+    let (first, insert) = (vec![grown.clone()], many(r#"{"op":"add","path":"/spec/zz/0","value":1}"#));
+    for (name, operations) in [
+        ("inserted at the front", many(r#"{"op":"add","path":"/spec/zz/0","value":1}"#)),
+        ("inserted into a long list", [first.clone(), insert].concat()),
+        ("taken from a long list", [first, many(r#"{"op":"remove","path":"/spec/zz/0"}"#)].concat()),
+        ("appended", many(r#"{"op":"add","path":"/spec/zz/-","value":1}"#)),
+        ("huge places", many(r#"{"op":"add","path":"/spec/zz/1000000000{N}/a","value":1}"#)),
+        ("from the end", many(r#"{"op":"add","path":"/spec/zz/-{N}/a","value":1}"#)),
+        ("long paths", vec![format!(r#"{{"op":"add","path":"{steps}","value":1}}"#); 500]),
+        ("moved", many(r#"{"op":"move","from":"/spec/zz","path":"/spec/yy"}"#)),
+    ] {
+        let (found, took) = hostile(&operations, &bad);
+        assert!(found.iter().any(|detection| detection.rule == "host-pid-pod"), "{name}");
+        assert!(took < Duration::from_secs(20), "{name} took {took:?}");
+    }
+    // These would grow beyond all bounds; what cannot be followed is said.
+    for (name, operations) in [
+        ("doubled", many(r#"{"op":"copy","from":"/spec","path":"/spec/a{N}"}"#)),
+        ("deepened", many(r#"{"op":"move","from":"/spec","path":"/spec/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a"}"#)),
+        ("deepened apart", many(r#"{"op":"move","from":"/x{N}","path":"/x{N}1/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a"}"#)),
+        ("new objects", many(r#"{"op":"add","path":"/{N}a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a","value":1}"#)),
+    ] {
+        let operations = [vec![r#"{"op":"add","path":"/spec/a","value":1}"#.to_owned()], operations].concat();
+        let (found, took) = hostile(&operations, &bad);
+        let said = ["audit-event-truncated", "host-pid-pod"];
+        assert!(found.iter().any(|detection| said.contains(&detection.rule.as_str())), "{name}");
+        assert!(took < Duration::from_secs(20), "{name} took {took:?}");
+    }
+}
