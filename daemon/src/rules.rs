@@ -47,6 +47,27 @@ pub fn of_files(files: &[PathBuf]) -> Result<Library, RuleError> {
     load(files, Vec::new())
 }
 
+/// The same with the folder's `tuning.yml`, unless one of the files is one: its lists are what placeholders stand for.
+/// What it says of rules that these files do not hold is left to a check of the folder.
+///
+/// # Errors
+/// As [`of_folder`].
+pub fn of_files_with(files: &[PathBuf], folder: &Path) -> Result<Library, RuleError> {
+    let tuning = folder.join(TUNING);
+    if files.iter().any(|file| file.file_name().is_some_and(|name| name == TUNING)) || !tuning.exists() {
+        return of_files(files);
+    }
+    let mut all = files.to_vec();
+    all.push(tuning.clone());
+    let mut library = of_files(&all)?;
+    let tuning = tuning.display().to_string();
+    library.notices = std::mem::take(&mut library.notices)
+        .into_iter()
+        .filter(|notice| !(notice.about().file == tuning && notice.about().what.starts_with("there is no rule")))
+        .collect();
+    Ok(library)
+}
+
 fn load(files: &[PathBuf], mut notices: Vec<Notice>) -> Result<Library, RuleError> {
     let mut tuning = None;
     let mut texts = Vec::new();

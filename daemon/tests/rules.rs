@@ -92,6 +92,38 @@ fn a_rule_is_tried_out_on_a_log_alone() {
     assert_eq!((found[0]["rule"].as_str(), found[0]["user"].as_str()), (Some("shop-config-read"), Some("eve")));
 }
 
+#[test]
+fn a_file_is_checked_and_tried_out_with_the_lists_of_the_site() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("shop.yml"), RULE.replace("verb: get", "user|expand: '%robots%'")).unwrap();
+    fs::write(path("tuning.yml"), "site: {lists: {robots: [flux]}}\nrules: {elsewhere: {enabled: false}}\n").unwrap();
+    fs::write(path("audit.log"), event("a-1", "flux") + &event("a-2", "eve")).unwrap();
+    let checked = picketd(&["rules", "check", "--rules-dir"], &[dir.path(), &path("shop.yml")]);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stdout));
+    let tried = Command::new(env!("CARGO_BIN_EXE_picketd"))
+        .args(["rules", "test", "-o", "json"])
+        .arg(path("shop.yml"))
+        .arg("--log")
+        .arg(path("audit.log"))
+        .env_clear()
+        .env("PICKET_AUDIT_RULES_DIR", dir.path())
+        .output()
+        .unwrap();
+    let found = text(&tried.stdout);
+    assert!(found.lines().count() == 1 && found.contains("\"flux\""), "{found}{}", text(&tried.stderr));
+}
+
+#[test]
+fn a_folder_that_was_named_must_be_there() {
+    let none = Path::new("/nonexistent/rules");
+    for args in [&["rules", "check", "--rules-dir"][..], &["rules", "list", "--rules-dir"]] {
+        let output = picketd(args, &[none]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains("/nonexistent/rules"), "{}", text(&output.stderr));
+    }
+}
+
 struct Daemon {
     dir: TempDir,
     sample: SampleNode,

@@ -199,8 +199,11 @@ fn kills_and_rotations_change_nothing_of_what_is_detected() {
 
     let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|path| path.file_name().unwrap().to_string_lossy().starts_with("audit"));
+    let no_rules = folder.join("no-rules");
+    fs::create_dir(&no_rules).unwrap();
     let undisturbed = Command::new(&Binaries::build(false).unwrap().picketd)
-        .args(["audit", "-o", "json", "--rules-dir", "/nonexistent"])
+        .args(["audit", "-o", "json", "--rules-dir"])
+        .arg(&no_rules)
         .args(&files)
         .output()
         .unwrap();

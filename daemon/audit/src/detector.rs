@@ -179,7 +179,11 @@ impl Detector {
         self.counters.events += 1;
         let stage = event.stage.as_deref();
         let time = event.micros();
-        let gap = time.and_then(|time| self.trail.time(event, time));
+        let gap = time.and_then(|time| {
+            // What is asked before this event is seen: it may end another silence.
+            self.settle_gap(time, out);
+            self.trail.time(event, time)
+        });
         let missing = time.and_then(|time| self.trail.stages(event, time));
         if let Some(time) = time.filter(|_| event.stage_timestamp.is_some())
             && self.trail.went_back(position.file, time)
@@ -208,7 +212,8 @@ impl Detector {
         let created_secret = view.flag(Flags::CREATED) && view.flag(Flags::OK) && view.res() == Some("secrets");
         self.known.learn(&view, now);
         self.follow(&view, now, out);
-        let restart = matches!(gap, Some(Sign::Gap { restart: true }));
+        // A silence that the API server's own start ends was most likely a restart; that shows in what comes next.
+        let restart = gap.is_some() && missing.is_none();
         let signs = [
             gap.or(missing).map(|_| "audit-gap"),
             self.trail.id(event, now).map(|_| "audit-id-collision"),
@@ -300,6 +305,7 @@ impl Detector {
     }
 
     fn close_ended(&mut self, now: i64, out: &mut Vec<Detection>) {
+        self.settle_gap(now, out);
         let from = out.len();
         while let Some(window) = self.windows.ended(now) {
             self.end(window, out);

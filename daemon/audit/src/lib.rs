@@ -19,6 +19,7 @@ mod fields;
 mod footprint;
 mod identity;
 mod index;
+mod keywords;
 mod known;
 mod library;
 mod needs;

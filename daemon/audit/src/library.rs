@@ -13,7 +13,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::fields::is_field;
-use crate::rule::{Document, Rule, RuleError, builtin, filter};
+use crate::keywords;
+use crate::rule::{Document, Rule, RuleError, builtin, fields, filter};
 use crate::site::Site;
 
 /// Most rules of a site.
@@ -82,8 +83,9 @@ impl Library {
     pub fn load(files: &[(String, String)], tuning: Option<(&str, &str)>) -> Result<Self, RuleError> {
         let mut library = Self { rules: builtin()?, site: Site::default(), notices: Vec::new() };
         let mut tuning = tuning.and_then(|(file, text)| Some((file, text, library.tuning(file, text)?)));
-        if let Some((_, _, tuning)) = &mut tuning {
+        if let Some((file, text, tuning)) = &mut tuning {
             library.site = std::mem::take(&mut tuning.site);
+            library.check_networks(file, text);
         }
         let mut later = Later::default();
         for (file, text) in files {
@@ -280,6 +282,15 @@ impl Library {
         }
     }
 
+    /// Takes out what is no address or block. Of the cluster's own networks all are then unknown: with some of them only
+    /// whoever comes from the others would be a stranger.
+    fn check_networks(&mut self, file: &str, text: &str) {
+        for wrong in self.site.drop_wrong_networks() {
+            let what = format!("{wrong:?} is no address and no block such as 10.42.0.0/16; it is not used");
+            self.error(file, line_of(text, 1, &wrong), what);
+        }
+    }
+
     /// Changes the rules that are there, and leaves the other changes.
     fn tune(&mut self, file: &str, text: &str, tuning: &mut Tuning) {
         for (id, change) in std::mem::take(&mut tuning.rules) {
@@ -323,8 +334,16 @@ fn exception(search: Value) -> Result<CompiledRule, String> {
     if let Some(error) = collection.errors.first() {
         return Err(format!("except: {error}"));
     }
-    let rule = collection.rules.first().ok_or("except: it is no search")?;
-    compile_rule(rule).map_err(|error| format!("except: {error}"))
+    let mut rule = collection.rules.into_iter().next().ok_or("except: it is no search")?;
+    keywords::part(&mut rule.detection);
+    let compiled = compile_rule(&rule).map_err(|error| format!("except: {error}"))?;
+    let mut asked = Vec::new();
+    compiled.detections.values().for_each(|search| fields(search, &mut asked));
+    // It would leave out nothing, or, where it asks for null, everything.
+    match asked.into_iter().find(|field| !is_field(field)) {
+        Some(field) => Err(format!("except: an audit event has no field {field:?} (picketd rules fields)")),
+        None => Ok(compiled),
+    }
 }
 
 /// What is read when all rules are there.

@@ -11,6 +11,8 @@ use crate::event::{Event, LineError, MAX_LINE, each_event, is_whole};
 /// Most unreadable lines that are named; the others are only counted.
 pub const MAX_NAMED: usize = 20;
 
+const UNPARSABLE: &str = "audit-unparsable-line";
+
 /// A line that was not judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
@@ -35,6 +37,8 @@ pub struct Replay {
     unfinished: u64,
     /// Whether the latest event was within the time asked for: lines that are no events have no time of their own.
     within: bool,
+    /// Lines before the first event of all: file, first line and how many. They take that event's time.
+    early: Vec<(String, u64, u64)>,
 }
 
 impl Replay {
@@ -50,6 +54,7 @@ impl Replay {
             outside: 0,
             unfinished: 0,
             within: since.is_none(),
+            early: Vec::new(),
         }
     }
 
@@ -115,6 +120,9 @@ impl Replay {
                 if !self.within {
                     self.outside += 1;
                 } else {
+                    if let Some(time) = event.time().filter(|_| !self.early.is_empty()) {
+                        tell_early(&mut self.early, &mut self.detector, time, &mut self.detections);
+                    }
                     self.detector.observe(&event, Position { file, line }, &mut self.detections);
                 }
             }
@@ -136,8 +144,13 @@ impl Replay {
     fn refuse(&mut self, file: &str, line: u64, error: &LineError) {
         self.unreadable_count += 1;
         if self.within {
-            let time = self.detector.now().unwrap_or(Timestamp::UNIX_EPOCH);
-            self.detector.sign("audit-unparsable-line", Position { file, line }, time, 1, &mut self.detections);
+            match (self.detector.now(), self.early.last_mut()) {
+                (Some(time), _) => {
+                    self.detector.sign(UNPARSABLE, Position { file, line }, time, 1, &mut self.detections);
+                }
+                (None, Some((known, _, times))) if known == file => *times += 1,
+                (None, _) => self.early.push((file.to_owned(), line, 1)),
+            }
         }
         if self.unreadable.len() < MAX_NAMED {
             self.unreadable.push(Unreadable { file: file.to_owned(), line, what: error.to_string() });
@@ -146,12 +159,19 @@ impl Replay {
 
     /// Ends every window and hands out all detections, by the time of their first event.
     pub fn finish(&mut self) -> Vec<Detection> {
+        tell_early(&mut self.early, &mut self.detector, Timestamp::UNIX_EPOCH, &mut self.detections);
         self.detector.finish(&mut self.detections);
         let mut detections = std::mem::take(&mut self.detections);
         detections.sort_by(|a, b| {
             (a.time, &a.file, a.line, &a.audit_id, &a.rule).cmp(&(b.time, &b.file, b.line, &b.audit_id, &b.rule))
         });
         detections
+    }
+}
+
+fn tell_early(early: &mut Vec<(String, u64, u64)>, detector: &mut Detector, time: Timestamp, out: &mut Vec<Detection>) {
+    for (file, line, times) in early.drain(..) {
+        detector.sign(UNPARSABLE, Position { file: &file, line }, time, times, out);
     }
 }
 
@@ -289,6 +309,14 @@ mod tests {
         assert_eq!(replay.unreadable_count(), 2);
         assert_eq!(replay.unreadable()[1].file, "audit.log");
         assert!(!format!("{:?}", replay.unreadable()).contains("hunter2"));
+    }
+
+    #[test]
+    fn lines_before_the_first_event_have_its_time() {
+        let (_, detections) = run(format!("junk\nmore\n{}\njunk\n", deletion("a", "1")).as_bytes());
+        let signs: Vec<_> = detections.iter().filter(|d| d.rule == UNPARSABLE).collect();
+        assert_eq!(signs.len(), 1);
+        assert_eq!((signs[0].time.to_string().as_str(), signs[0].line, signs[0].count), ("2026-01-01T00:00:00Z", 1, 3));
     }
 
     #[test]

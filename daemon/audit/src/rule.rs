@@ -19,6 +19,7 @@ use serde::Deserialize;
 use crate::correlation::Correlation;
 use crate::detector::Reason;
 use crate::fields::{Flags, View, product};
+use crate::keywords;
 use crate::placeholder;
 use crate::site::Site;
 
@@ -217,12 +218,16 @@ impl Rule {
         }
         let rules = collection.rules.into_iter().map(|sigma| Self::of(sigma, site)).collect::<Result<_, _>>()?;
         let mut filters = collection.filters;
-        filters.iter_mut().try_for_each(|filter| placeholder::expand(&mut filter.detection, site))?;
+        filters.iter_mut().try_for_each(|filter| {
+            keywords::part(&mut filter.detection);
+            placeholder::expand(&mut filter.detection, site)
+        })?;
         Ok(Document { rules, correlations: collection.correlations, filters })
     }
 
     fn of(mut sigma: SigmaRule, site: &Site) -> Result<Self, String> {
         placeholder::expand(&mut sigma.detection, site)?;
+        keywords::part(&mut sigma.detection);
         let compiled = compile_rule(&sigma).map_err(|error| error.to_string())?;
         let stateful = match compiled.custom_attributes.get("picket") {
             None => Stateful::default(),
@@ -485,6 +490,9 @@ impl Stateful {
         window_s: Option<i64>,
         cooldown_s: Option<i64>,
     ) -> Result<(), String> {
+        if threshold == Some(0) || window_s == Some(0) {
+            return Err("threshold and window_s are at least 1".into());
+        }
         if let Some(threshold) = threshold {
             let counts = match self.kind {
                 Kind::Count | Kind::Distinct => true,
@@ -494,7 +502,7 @@ impl Stateful {
             if !counts {
                 return Err("the rule does not count, so it has no threshold".into());
             }
-            self.threshold = Some(threshold.max(1));
+            self.threshold = Some(threshold);
             // The site's word holds for everybody.
             self.thresholds.clear();
         }
@@ -509,7 +517,8 @@ impl Stateful {
     }
 }
 
-fn fields<'r>(search: &'r CompiledDetection, found: &mut Vec<&'r str>) {
+/// Names of the fields that a search asks for.
+pub(crate) fn fields<'r>(search: &'r CompiledDetection, found: &mut Vec<&'r str>) {
     match search {
         CompiledDetection::AllOf(items) => found.extend(items.iter().filter_map(|item| item.field.as_deref())),
         CompiledDetection::AnyOf(searches) => searches.iter().for_each(|search| fields(search, found)),

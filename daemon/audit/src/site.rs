@@ -25,6 +25,17 @@ pub struct Site {
 }
 
 impl Site {
+    /// Takes out entries that are no address or block, and gives them back. One in the cluster's networks takes all of
+    /// those out.
+    pub(crate) fn drop_wrong_networks(&mut self) -> Vec<String> {
+        let mut wrong: Vec<String> = self.cluster_networks.iter().filter(|block| !is_block(block)).cloned().collect();
+        if !wrong.is_empty() {
+            self.cluster_networks.clear();
+        }
+        wrong.extend(self.blocked_addresses.extract_if(.., |block| !is_block(block)));
+        wrong
+    }
+
     pub(crate) fn allows_user(&self, user: &str) -> bool {
         self.allowed_users.iter().any(|allowed| allowed == user)
     }
@@ -78,6 +89,16 @@ impl Site {
         .chain(own)
         .collect()
     }
+}
+
+fn is_block(block: &str) -> bool {
+    let (base, bits) = block.split_once('/').map_or((block, None), |(base, bits)| (base, Some(bits)));
+    let most = match base.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    bits.is_none_or(|bits| bits.parse::<u32>().is_ok_and(|bits| bits <= most))
 }
 
 fn is_within(blocks: &[String], address: &str) -> bool {

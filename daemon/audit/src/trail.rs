@@ -3,10 +3,16 @@
 //! The rules `audit-gap`, `audit-id-collision` and `audit-level-downgrade` still say in Sigma which events they are
 //! about; this says when such an event is news. That time goes back in a file is `audit-log-tampered`.
 
+mod level;
+mod stages;
+mod start;
+
 use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use self::level::Levels;
+use self::stages::Stages;
 use crate::event::Event;
 use crate::window::fingerprint;
 
@@ -28,35 +34,21 @@ const KINDS: usize = 1024;
 const BACK: i64 = 60 * MICROS;
 /// Events of a file that must have been in order before disorder says anything: not so in logs made by hand.
 const STEADY: u32 = 20;
-/// Requests whose arrival was logged and whose answer was not yet.
-const IN_FLIGHT: usize = 2048;
-/// Requests of a kind that must have come with both stages, one after the other, before a missing one says anything.
-const PAIRED: u32 = 30;
 /// How long before the first event known an arrival may have been logged: lines are out of order by so much.
 const SLACK: i64 = 5 * MICROS;
 
 /// What a sequence of events showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sign {
-    /// Nothing was written for longer than this log is ever silent. `restart` when the API server's own first
-    /// requests end the silence.
-    Gap {
-        /// The API server started anew.
-        restart: bool,
-    },
-    /// An audit id came back with another request, or is far too long.
+    /// Nothing was written for longer than this log is ever silent. Whether the API server started anew shows in what
+    /// comes next: [`Trail::settled`].
+    Gap,
+    /// An audit id came back with another request, is far too long, or is none that a server makes.
     Collision,
     /// Requests of a kind that came with bodies come without.
     Downgrade,
     /// An answer whose request never arrived, where the log has both of all others of its kind.
     Missing,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Level {
-    since: i64,
-    last: i64,
-    count: u64,
 }
 
 /// The memory of it; part of the detector's state.
@@ -71,17 +63,16 @@ pub(crate) struct Trail {
     ids: VecDeque<(u64, u64, i64)>,
     #[serde(skip)]
     by_id: HashMap<u64, (u64, i64)>,
-    levels: HashMap<u64, Level>,
+    /// Ids that are UUIDs were seen: the log is one of an API server.
+    uuids: bool,
+    levels: Levels,
     /// The file of the last event, the latest time in it, and how many events were in order.
     file: String,
     latest: i64,
     steady: u32,
-    /// Requests that arrived and were not answered yet, with when.
-    in_flight: HashMap<u64, i64>,
-    /// Arrivals up to this time may have been forgotten, or were never seen.
-    forgotten: Option<i64>,
-    /// How many of a kind came with both stages in a row.
-    pairs: HashMap<u64, u32>,
+    stages: Stages,
+    /// A silence ended then; so much spoke for a start of the API server since.
+    silent: Option<(i64, u32)>,
 }
 
 impl Trail {
@@ -109,10 +100,26 @@ impl Trail {
             self.last_lease = Some(time);
         }
         self.last = Some(self.last.map_or(time, |last| last.max(time)));
-        gap.then(|| {
-            let user = event.user.as_ref().and_then(|user| user.username.as_deref());
-            Sign::Gap { restart: user == Some("system:apiserver") }
-        })
+        if gap {
+            self.silent = Some((time, 0));
+        }
+        if let Some((since, shown)) = &mut self.silent
+            && *shown < start::ENOUGH
+        {
+            *shown += start::shown(event, *since);
+        }
+        gap.then_some(Sign::Gap)
+    }
+
+    /// Once after a silence, when it is known whether the API server started anew: true when it did not.
+    pub(crate) fn settled(&mut self, now: i64) -> Option<bool> {
+        let (since, shown) = self.silent?;
+        let started = shown >= start::ENOUGH;
+        if !started && now <= since.saturating_add(start::GRACE) {
+            return None;
+        }
+        self.silent = None;
+        Some(!started)
     }
 
     /// Sees an audit id at a stage after RequestReceived.
@@ -123,6 +130,11 @@ impl Trail {
         }
         // Made by hand or derived from something else: there is nothing to compare.
         let received = event.request_received_timestamp.as_deref()?;
+        if is_uuid(id) {
+            self.uuids = true;
+        } else if self.uuids {
+            return Some(Sign::Collision);
+        }
         let user = event.user.as_ref().and_then(|user| user.username.as_deref()).unwrap_or("");
         let key = fingerprint([id, event.stage.as_deref().unwrap_or("")]);
         let request = fingerprint([user, event.request_uri.as_deref().unwrap_or(""), received]);
@@ -142,32 +154,9 @@ impl Trail {
         None
     }
 
-    /// Sees the level of a completed request for a resource. Per user, since policies tell users apart.
+    /// Sees the level of a completed request for a resource.
     pub(crate) fn level(&mut self, event: &Event<'_>, time: i64) -> Option<Sign> {
-        let object = event.object_ref.as_ref()?;
-        let level = event.level.as_deref()?;
-        let high = matches!(level, "Request" | "RequestResponse");
-        if !high && self.levels.is_empty() {
-            return None;
-        }
-        let kind = fingerprint([
-            event.user.as_ref().and_then(|user| user.username.as_deref()).unwrap_or(""),
-            object.api_group.as_deref().unwrap_or(""),
-            object.resource.as_deref()?,
-            object.subresource.as_deref().unwrap_or(""),
-            object.namespace.as_deref().unwrap_or(""),
-            event.verb.as_deref().unwrap_or(""),
-        ]);
-        if high {
-            if self.levels.len() < KINDS || self.levels.contains_key(&kind) {
-                let known = self.levels.entry(kind).or_insert(Level { since: time, last: time, count: 0 });
-                known.last = known.last.max(time);
-                known.count += 1;
-            }
-            return None;
-        }
-        let known = self.levels.remove(&kind)?;
-        (known.last - known.since > LEARNING && known.count >= 10).then_some(Sign::Downgrade)
+        self.levels.see(event, time)
     }
 
     /// Sees the file and time of an event of any stage; tells whether time went back in that file.
@@ -186,64 +175,18 @@ impl Trail {
         std::mem::take(&mut self.steady) >= STEADY
     }
 
-    /// Sees the stages of a request: its arrival, then its answer. A policy may leave the arrival out, also for some
-    /// requests only (`omitStages`): only of a kind that always had both is a missing one a sign.
+    /// Sees the stages of a request: its arrival, then its answer.
     pub(crate) fn stages(&mut self, event: &Event<'_>, time: i64) -> Option<Sign> {
-        let stage = event.stage.as_deref()?;
-        if stage == "RequestReceived" {
-            self.forgotten.get_or_insert(time.saturating_add(SLACK));
-            self.in_flight.insert(request(event), time);
-            if self.in_flight.len() > IN_FLIGHT {
-                self.forget_half();
-            }
-            return None;
-        }
-        // Nothing to compare with: the usual policy leaves arrivals out altogether.
-        let forgotten = self.forgotten?;
-        if stage != "ResponseComplete" {
-            return None;
-        }
-        let paired = self.in_flight.remove(&request(event)).is_some();
-        let object = event.object_ref.as_ref();
-        let path = event.request_uri.as_deref().unwrap_or("");
-        let user = event.user.as_ref().and_then(|user| user.username.as_deref()).unwrap_or("");
-        let verb = event.verb.as_deref().unwrap_or("");
-        let kind = match object {
-            Some(object) => fingerprint([
-                user,
-                verb,
-                object.api_group.as_deref().unwrap_or(""),
-                object.resource.as_deref().unwrap_or(""),
-                object.subresource.as_deref().unwrap_or(""),
-                object.namespace.as_deref().unwrap_or(""),
-            ]),
-            None => fingerprint([user, verb, path.split('?').next().unwrap_or("")]),
-        };
-        if paired {
-            if self.pairs.len() < KINDS || self.pairs.contains_key(&kind) {
-                let pairs = self.pairs.entry(kind).or_default();
-                *pairs = pairs.saturating_add(1);
-            }
-            return None;
-        }
-        if event.received_micros()? <= forgotten {
-            return None;
-        }
-        (self.pairs.remove(&kind)? >= PAIRED).then_some(Sign::Missing)
-    }
-
-    /// Watches are in flight for hours; with more than the limit the older half is forgotten.
-    fn forget_half(&mut self) {
-        let mut times: Vec<i64> = self.in_flight.values().copied().collect();
-        let middle = times.len() / 2;
-        let (_, median, _) = times.select_nth_unstable(middle);
-        let median = *median;
-        self.in_flight.retain(|_, time| *time > median);
-        self.forgotten = self.forgotten.max(Some(median.saturating_add(SLACK)));
+        self.stages.see(event, time)
     }
 }
 
-/// What both stages of a request have in common. The id alone is the client's own choice (E4).
-fn request(event: &Event<'_>) -> u64 {
-    fingerprint([event.audit_id.as_deref().unwrap_or(""), event.request_received_timestamp.as_deref().unwrap_or("")])
+/// Whether a server made this id: 32 hexadecimal digits in five groups.
+fn is_uuid(id: &str) -> bool {
+    let id = id.as_bytes();
+    id.len() == 36
+        && id.iter().enumerate().all(|(at, c)| match at {
+            8 | 13 | 18 | 23 => *c == b'-',
+            _ => c.is_ascii_hexdigit(),
+        })
 }

@@ -194,6 +194,11 @@ fn wrong_tuning_names_its_line_and_leaves_the_rule_as_it_was() {
         ("rules:\n  secret-list-cluster-wide: {threshold: 3}\n", "tuning.yml:2: the rule does not count"),
         ("rules:\n  forbidden-burst:\n    treshold: 3\n", "tuning.yml:3: "),
         ("rules:\n  forbidden-burst: {threshold: 9999}\n", "500"),
+        ("rules:\n  forbidden-burst: {threshold: 0}\n", "at least 1"),
+        ("rules:\n  pod-exec: {except: [{usr: eve}]}\n", "no field \"usr\""),
+        ("rules:\n  pod-exec: {except: [{nosuch: null}]}\n", "no field \"nosuch\""),
+        ("site:\n  blocked_addresses: [192.0.2.1, notanip]\n", "tuning.yml:2: \"notanip\" is no address"),
+        ("site:\n  cluster_networks: [10.42.0.0/33, 10.43.0.0/16]\n", "\"10.42.0.0/33\" is no address"),
     ] {
         let library = load(&[], tuning);
         let all = problems(&library).join("\n");
@@ -397,4 +402,32 @@ fn the_raw_code_is_a_number_and_a_decision() {
     };
     assert_eq!((found(": 201"), found(": [200, 201]"), found(": 'ALLOW'"), found("|lt: 300")), (1, 1, 1, 1));
     assert_eq!((found(": 403"), found(": 'FORBID'"), found("|gte: 400")), (0, 0, 0));
+}
+
+#[test]
+fn keywords_that_must_all_be_there_may_be_in_different_values() {
+    let found = |keywords: &str| {
+        let rule = format!(
+            "title: k\nname: kk\nlogsource: {{product: kubernetes, service: audit}}\n\
+             detection: {{keywords: {{'|all': {keywords}}}, condition: keywords}}\n"
+        );
+        let library = load(&[file("k.yml", &rule)], "");
+        assert_eq!(problems(&library), Vec::<String>::new());
+        of(&run(&library, &[config_map(1, "c")]), "kk").len()
+    };
+    assert_eq!(found("[eve, configmaps]"), 1);
+    assert_eq!(found("['*ev*', '*map*']"), 1);
+    assert_eq!(found("[eve, secrets]"), 0);
+}
+
+#[test]
+fn an_allowed_namespace_is_created_in_silence() {
+    let library = load(&[], "site: {allowed_namespaces: [ok]}");
+    let made = |id: u32, name: &str| {
+        let object = json!({"resource": "namespaces", "namespace": name, "name": name});
+        event(id, json!({"verb": "create", "objectRef": object, "responseStatus": {"code": 201}}))
+    };
+    let found = run(&library, &[made(1, "ok"), made(2, "other")]);
+    let names: Vec<_> = of(&found, "namespace-created").iter().map(|d| d.object.name.clone()).collect();
+    assert_eq!(names, ["other"]);
 }

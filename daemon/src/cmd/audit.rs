@@ -112,7 +112,7 @@ pub fn replay(mut detector: Detector, args: &Args, out: &mut dyn Write) -> Resul
 }
 
 fn detector(args: &Args) -> Result<Detector, Failure> {
-    let mut library = rules::of_folder(&args.folder.rules_dir)
+    let mut library = rules::of_folder(args.folder.existing()?)
         .map_err(|error| Failure::failed("cannot load the detections", error))?;
     rules_command::tell(&library.notices);
     let rules = &mut library.rules;
@@ -245,7 +245,9 @@ fn table(
 }
 
 fn who(detection: &Detection) -> String {
-    let user = if detection.user.is_empty() { "(not authenticated)" } else { &detection.user };
+    // What the log itself shows is nobody's request.
+    let nobody = if detection.audit_id.is_empty() && detection.verb.is_empty() { "" } else { "(not authenticated)" };
+    let user = if detection.user.is_empty() { nobody } else { &detection.user };
     match &detection.impersonated {
         Some(imp) => format!("{user} as {imp}"),
         None => user.to_owned(),

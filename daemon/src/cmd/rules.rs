@@ -1,7 +1,7 @@
 //! `picketd rules`: the rules for the audit log, listed, checked and tried out.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use picket_audit::{FIELDS, Library, Notice, Rule, RuleError, Settings};
 use serde_json::json;
@@ -46,6 +46,8 @@ enum Command {
         /// Audit logs, rotated and gzipped ones too; - is standard input
         #[arg(long = "log", value_name = "LOG", required = true, num_args = 1..)]
         logs: Vec<PathBuf>,
+        #[command(flatten)]
+        folder: Folder,
         /// Form of the output
         #[arg(short, long, value_enum, default_value_t = audit::Form::Table)]
         output: audit::Form,
@@ -62,6 +64,20 @@ pub struct Folder {
     pub rules_dir: PathBuf,
 }
 
+impl Folder {
+    /// The folder; one that was named must be there.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`].
+    pub fn existing(&self) -> Result<&Path, Failure> {
+        let folder = self.rules_dir.as_path();
+        if folder != Path::new(rules::DEFAULT_DIR) && !folder.is_dir() {
+            return Err(Failure::Usage(format!("--rules-dir {}: there is no such folder", folder.display())));
+        }
+        Ok(folder)
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -69,18 +85,19 @@ pub struct Folder {
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     match &args.command {
         Command::List { folder, output } => {
-            let library = usable(rules::of_folder(&folder.rules_dir))?;
+            let library = usable(rules::of_folder(folder.existing()?))?;
             tell(&library.notices);
             list(&library, *output, out).map_err(Failure::output)?;
             Ok(Outcome::Clean)
         }
         Command::Check { files, folder } => {
-            let library =
-                usable(if files.is_empty() { rules::of_folder(&folder.rules_dir) } else { rules::of_files(files) })?;
+            let folder = folder.existing()?;
+            let library = if files.is_empty() { rules::of_folder(folder) } else { rules::of_files_with(files, folder) };
+            let library = usable(library)?;
             check(&library, out).map_err(Failure::output)
         }
-        Command::Test { file, logs, output } => {
-            let mut library = usable(rules::of_files(std::slice::from_ref(file)))?;
+        Command::Test { file, logs, folder, output } => {
+            let mut library = usable(rules::of_files_with(std::slice::from_ref(file), folder.existing()?))?;
             tell(&library.notices);
             if let Some(notice) = library.notices.iter().find(|notice| notice.is_error()) {
                 return Err(Failure::failed("the rules cannot be tested", notice.about().clone()));

@@ -61,4 +61,24 @@ impl Detector {
             close(evicted, out);
         }
     }
+
+    /// Raises the silence that no start of the API server ended to what the rule says; until then it is low.
+    pub(super) fn settle_gap(&mut self, now: i64, out: &mut Vec<Detection>) {
+        if self.trail.settled(now) != Some(true) {
+            return;
+        }
+        let Some(rule) = self.rules.iter().find(|rule| rule.id == "audit-gap") else { return };
+        // Its key is the rule alone: it is about nobody's request.
+        let Some(open) = self.windows.get(fingerprint([rule.id.as_str()])).and_then(|window| window.open.as_mut())
+        else {
+            return;
+        };
+        if open.detection.severity < rule.severity {
+            open.detection.severity = rule.severity;
+            if self.settings.mode == Mode::Live {
+                open.reported = open.detection.count;
+                out.push(open.detection.clone());
+            }
+        }
+    }
 }
