@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use picket_model::name;
+
 use crate::effective::{Layer, Problem, Trap, Warning};
 use crate::files::{EntryKind, NodeFiles};
 use crate::yaml::{self, Node, Value};
@@ -159,7 +161,7 @@ fn drop_ins(files: &dyn NodeFiles, folder: &str, past_wrapper: bool, merged: &mu
         let name = e.name.to_ascii_lowercase();
         !e.kind.is_dir() && (name.ends_with(".yaml") || name.ends_with(".yml"))
     });
-    entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    entries.sort_by_cached_key(|e| name::bytes(e.name.as_bytes()).into_owned());
     let mut usable = true;
     let mut names = Vec::new();
     let mut dangling = false;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use picket_model::Role;
+use picket_model::{Role, name};
 
 use crate::effective::{Problem, Trap, Warning};
 use crate::envfile::{self, Variable};
@@ -209,7 +209,7 @@ fn leads_nowhere(files: &dyn NodeFiles, dir: &str, name: &str) -> bool {
 
 /// Drop-ins in systemd's order: by file name; of equal names the one in the strongest folder.
 fn drop_ins(files: &dyn NodeFiles, name: &str, start: &mut Start) -> Vec<String> {
-    let mut by_name: BTreeMap<String, String> = BTreeMap::new();
+    let mut by_name: BTreeMap<Vec<u8>, String> = BTreeMap::new();
     for folder in drop_in_folders(name) {
         let entries = match files.list(&folder) {
             Ok(Some(entries)) => entries,
@@ -226,7 +226,7 @@ fn drop_ins(files: &dyn NodeFiles, name: &str, start: &mut Start) -> Vec<String>
             );
             if is_file && entry.name.ends_with(".conf") {
                 let path = format!("{folder}/{}", entry.name);
-                by_name.entry(entry.name).or_insert(path);
+                by_name.entry(name::bytes(entry.name.as_bytes()).into_owned()).or_insert(path);
             }
         }
         start.sources.push(folder);

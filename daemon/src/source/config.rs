@@ -56,8 +56,8 @@ impl NodeFiles for Files<'_> {
             entries
                 .into_iter()
                 .map(|entry| {
-                    let name = entry.name.to_string_lossy().into_owned();
-                    DirEntry { kind: kind(format!("{}/{name}", dir.trim_end_matches('/')), entry.kind), name }
+                    let path = format!("{}/{}", dir.trim_end_matches('/'), entry.name);
+                    DirEntry { kind: kind(path, entry.kind), name: entry.name }
                 })
                 .collect(),
         ))

@@ -48,8 +48,8 @@ pub fn watches(host: &Host, catalogue: &Catalogue, seen: &Seen) -> Watches {
         add(Source::PersistedSysctls, folder);
         // Drop-ins may be links, such as Debian's 99-sysctl.conf.
         for entry in host.list(folder.as_ref(), 1024).unwrap_or_default() {
-            if let (Kind::Link, Some(name)) = (entry.kind, entry.name.to_str()) {
-                add(Source::PersistedSysctls, &format!("{folder}/{name}"));
+            if entry.kind == Kind::Link {
+                add(Source::PersistedSysctls, &format!("{folder}/{}", entry.name));
             }
         }
     }
