@@ -58,7 +58,7 @@ impl PersistedSysctls {
     /// end in `.conf` are left out, as systemd-sysctl does. A link to `/dev/null` is a file with empty content.
     pub fn from_files<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         // File name -> (rank of the folder, path, content): the lowest rank masks the others.
-        let mut by_name: BTreeMap<Cow<'a, [u8]>, (usize, &str, &[u8])> = BTreeMap::new();
+        let mut by_name: BTreeMap<Cow<'a, [u8]>, _> = BTreeMap::new();
         for (path, content) in files {
             let Some((folder, name)) = path.rsplit_once('/') else { continue };
             let Some(rank) = SYSCTL_FOLDERS.iter().position(|f| *f == folder) else { continue };
