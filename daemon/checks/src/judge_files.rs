@@ -7,6 +7,7 @@ use picket_model::{Evidence, Observation, Status};
 use crate::catalogue::{Control, IfAbsent, Modifier, Op, octal};
 use crate::context::Context;
 use crate::needs::{FilePattern, is_below};
+use crate::places::{REGISTRIES_FILE, elsewhere, may_move, moved_by_option};
 use crate::row::Row;
 use crate::snapshot::{FileKind, FileMeta};
 
@@ -146,7 +147,10 @@ pub(crate) fn patterns(ctx: Context<'_>, control: &Control) -> Result<Vec<FilePa
                 out.push(FilePattern::new(named(ctx, "admission-control-config-file")?));
             }
             "<audit policy file>" => out.push(FilePattern::new(named(ctx, "audit-policy-file")?)),
-            path => out.push(FilePattern::new(ctx.path(path))),
+            path => {
+                out.push(FilePattern::new(ctx.path(path)));
+                out.extend(elsewhere(path, &ctx.snap.data_dir, &ctx.snap.places, &ctx.snap.configs()));
+            }
         }
     }
     Ok(out)
@@ -202,7 +206,31 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     }
     let limit = limit(ctx, control);
     let owner = owner(control);
-    rows(ctx, control, &patterns, &|path, meta| check(path, meta, limit, owner))
+    let mut rows = rows(ctx, control, &patterns, &|path, meta| check(path, meta, limit, owner));
+    rows.extend(unknown_places(ctx, control));
+    rows
+}
+
+/// What K3s may read elsewhere, where that cannot be told.
+fn unknown_places(ctx: Context<'_>, control: &Control) -> Option<Row> {
+    let moving = |of: fn(&str) -> bool| control.what.iter().find(|what| of(what));
+    let path = moving(may_move)?;
+    if moving(moved_by_option).is_none() {
+        let reason = ctx.snap.places.blind.as_ref()?;
+        return Some(Row::unknown(
+            ctx.path(path),
+            format!("other places may be named where nothing could be read: {reason}"),
+        ));
+    }
+    let reason = match &ctx.snap.declared {
+        Observation::Unreadable { reason } => format!("the configuration, which may name another place: {reason}"),
+        _ if path == REGISTRIES_FILE => {
+            let named = ctx.snap.registries_file();
+            (!named.starts_with('/')).then(|| format!("private-registry = {named}: relative to what, is not known"))?
+        }
+        _ => return None,
+    };
+    Some(Row::unknown(ctx.path(path), reason))
 }
 
 /// The subject of a control's single row: what it looks at first.

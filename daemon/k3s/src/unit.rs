@@ -31,6 +31,10 @@ pub(crate) struct Start {
     pub(crate) problems: Vec<Problem>,
     pub(crate) warnings: Vec<Warning>,
     pub(crate) sources: Vec<String>,
+    /// The unit's drop-ins.
+    pub(crate) drop_ins: Vec<String>,
+    /// Files with its environment, present or not.
+    pub(crate) environment_files: Vec<String>,
 }
 
 impl Start {
@@ -194,7 +198,8 @@ fn read_unit(files: &dyn NodeFiles, name: &str) -> Option<Start> {
             Ok(None) => {}
             Err(reason) => start.warn(&drop_in, None, format!("the unit's drop-in cannot be read: {reason}")),
         }
-        start.sources.push(drop_in);
+        start.sources.push(drop_in.clone());
+        start.drop_ins.push(drop_in);
     }
     apply(files, name, settings, &mut start);
     Some(start)
@@ -340,6 +345,7 @@ fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut 
             continue;
         }
         start.sources.push(path.clone());
+        start.environment_files.push(path.clone());
         read_env_file(files, &path, optional, &setting, start);
     }
     let mut commands = commands.into_iter();
@@ -499,6 +505,7 @@ fn read_openrc(files: &dyn NodeFiles, name: &str) -> Option<Start> {
     start.words = std::iter::once(program).chain(arguments).map(|w| (w, path.clone())).collect();
     for env in ["/etc/environment".to_owned(), format!("/etc/rancher/k3s/{name}.env")] {
         start.sources.push(env.clone());
+        start.environment_files.push(env.clone());
         match files.read(&env, FILE_LIMIT) {
             Ok(Some(bytes)) => {
                 for variable in envfile::shell(&String::from_utf8_lossy(&bytes)) {
