@@ -147,13 +147,22 @@ pub(crate) fn patterns(ctx: Context<'_>, control: &Control) -> Result<Vec<FilePa
                 out.push(FilePattern::new(named(ctx, "admission-control-config-file")?));
             }
             "<audit policy file>" => out.push(FilePattern::new(named(ctx, "audit-policy-file")?)),
-            path => {
-                out.push(FilePattern::new(ctx.path(path)));
-                out.extend(elsewhere(path, &ctx.snap.data_dir, &ctx.snap.places, &ctx.snap.configs()));
-            }
+            path => out.push(FilePattern::new(ctx.path(path))),
+        }
+    }
+    for path in of_the_node(ctx, control) {
+        if !out.iter().any(|known| known.matches(path.as_str())) {
+            out.push(path);
         }
     }
     Ok(out)
+}
+
+/// Where this node has what the control speaks of in the usual places.
+fn of_the_node(ctx: Context<'_>, control: &Control) -> Vec<FilePattern> {
+    let configs = ctx.snap.configs();
+    let elsewhere = |what: &String| elsewhere(what, &ctx.snap.data_dir, &ctx.snap.places, &configs);
+    control.what.iter().flat_map(elsewhere).collect()
 }
 
 /// Why a file that a flag should name is not known.
@@ -207,7 +216,15 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     let limit = limit(ctx, control);
     let owner = owner(control);
     let mut rows = rows(ctx, control, &patterns, &|path, meta| check(path, meta, limit, owner));
+    // What is not there in a place of the node's own is not missed beside the usual places.
+    let own = of_the_node(ctx, control);
+    let missing = |row: &Row| row.status == Status::NotApplicable && own.iter().any(|p| p.as_str() == row.subject);
+    let usual = |row: &Row| control.what.iter().any(|what| ctx.path(what) == row.subject);
+    rows.retain(|row| usual(row) || !missing(row));
     rows.extend(unknown_places(ctx, control));
+    if rows.is_empty() {
+        rows.push(absent(control, subject(ctx, control), "nothing to judge".to_owned()));
+    }
     rows
 }
 
