@@ -121,7 +121,7 @@ fn names(host: &Host, folder: &Path) -> Result<Vec<String>, ReadError> {
         .list(folder, MOST_FILES * 4)?
         .into_iter()
         .filter(|entry| entry.kind != Kind::Folder)
-        .map(|entry| entry.name.to_string_lossy().into_owned())
+        .map(|entry| entry.name)
         .filter(|name| !name.starts_with('.') && (name.ends_with(".yaml") || name.ends_with(".yml")))
         .collect();
     names.sort();

@@ -166,11 +166,11 @@ impl Settle {
             let data = before.data_dir.clone();
             let state = format!("{data}/server/cred/encryption-state.json");
             let etcd = format!("{data}/server/db/etcd/config");
-            let registries = "/etc/rancher/k3s/registries.yaml";
+            let registries = after.registries_file();
             let source = Source::Documents;
             self.one(source, &state, &before.encryption_state, &mut after.encryption_state, moment);
             self.one(source, &etcd, &before.etcd_config, &mut after.etcd_config, moment);
-            self.one(source, registries, &before.registries, &mut after.registries, moment);
+            self.one(source, &registries, &before.registries, &mut after.registries, moment);
         }
         if looked.contains(&Source::Tokens) {
             let path = before.join_token.value().and_then(|t| t.evidence.path.clone()).unwrap_or_default();

@@ -157,9 +157,7 @@ pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
 
 /// What has to be looked at on a node with the configurations of this snapshot.
 pub fn needs(catalogue: &Catalogue, snapshot: &Snapshot) -> Needs {
-    let configs: Vec<_> =
-        [&snapshot.declared, &snapshot.running].into_iter().filter_map(|c| c.value()).map(AsRef::as_ref).collect();
-    Needs::of(catalogue, &snapshot.data_dir, &configs)
+    Needs::of(catalogue, &snapshot.data_dir, &snapshot.configs(), &snapshot.places)
 }
 
 fn selinux(host: &Host) -> Observation<bool> {

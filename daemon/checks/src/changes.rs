@@ -31,7 +31,7 @@ impl Changes {
         compare! {
             Process: role, data_dir, k3s_version, k3s_started_at, rooted;
             Clock: at;
-            Configuration: declared, running, traps;
+            Configuration: declared, running, traps, places;
             KubeletDropins: kubelet_dropins;
             EtcdConfig: etcd_config;
             Sysctls: sysctls;

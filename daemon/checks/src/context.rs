@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use picket_model::{Evidence, Observation, Role};
+use picket_model::{Evidence, Observation, Role, name};
 use serde_json::Value;
 
 use crate::catalogue::{Control, Term};
@@ -125,7 +125,10 @@ impl<'a> Context<'a> {
         let mut merged = Value::Object(serde_json::Map::new());
         let mut leaves: BTreeMap<String, Setting> = BTreeMap::new();
         let mut defaults = false;
-        for (path, dropin) in &self.snap.kubelet_dropins {
+        let mut dropins: Vec<_> = self.snap.kubelet_dropins.iter().collect();
+        // The kubelet goes by the names themselves, not by how they are written.
+        dropins.sort_by_cached_key(|(path, _)| name::bytes(path.as_bytes()));
+        for (path, dropin) in dropins {
             if !path.starts_with(&folder) || !path.ends_with(".conf") {
                 continue;
             }

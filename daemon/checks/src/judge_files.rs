@@ -7,6 +7,7 @@ use picket_model::{Evidence, Observation, Status};
 use crate::catalogue::{Control, IfAbsent, Modifier, Op, octal};
 use crate::context::Context;
 use crate::needs::{FilePattern, is_below};
+use crate::places::{REGISTRIES_FILE, elsewhere, may_move, moved_by_option};
 use crate::row::Row;
 use crate::snapshot::{FileKind, FileMeta};
 
@@ -149,7 +150,19 @@ pub(crate) fn patterns(ctx: Context<'_>, control: &Control) -> Result<Vec<FilePa
             path => out.push(FilePattern::new(ctx.path(path))),
         }
     }
+    for path in of_the_node(ctx, control) {
+        if !out.iter().any(|known| known.matches(path.as_str())) {
+            out.push(path);
+        }
+    }
     Ok(out)
+}
+
+/// Where this node has what the control speaks of in the usual places.
+fn of_the_node(ctx: Context<'_>, control: &Control) -> Vec<FilePattern> {
+    let configs = ctx.snap.configs();
+    let elsewhere = |what: &String| elsewhere(what, &ctx.snap.data_dir, &ctx.snap.places, &configs);
+    control.what.iter().flat_map(elsewhere).collect()
 }
 
 /// Why a file that a flag should name is not known.
@@ -202,7 +215,39 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     }
     let limit = limit(ctx, control);
     let owner = owner(control);
-    rows(ctx, control, &patterns, &|path, meta| check(path, meta, limit, owner))
+    let mut rows = rows(ctx, control, &patterns, &|path, meta| check(path, meta, limit, owner));
+    // What is not there in a place of the node's own is not missed beside the usual places.
+    let own = of_the_node(ctx, control);
+    let missing = |row: &Row| row.status == Status::NotApplicable && own.iter().any(|p| p.as_str() == row.subject);
+    let usual = |row: &Row| control.what.iter().any(|what| ctx.path(what) == row.subject);
+    rows.retain(|row| usual(row) || !missing(row));
+    rows.extend(unknown_places(ctx, control));
+    if rows.is_empty() {
+        rows.push(absent(control, subject(ctx, control), "nothing to judge".to_owned()));
+    }
+    rows
+}
+
+/// What K3s may read elsewhere, where that cannot be told.
+fn unknown_places(ctx: Context<'_>, control: &Control) -> Option<Row> {
+    let moving = |of: fn(&str) -> bool| control.what.iter().find(|what| of(what));
+    let path = moving(may_move)?;
+    if moving(moved_by_option).is_none() {
+        let reason = ctx.snap.places.blind.as_ref()?;
+        return Some(Row::unknown(
+            ctx.path(path),
+            format!("other places may be named where nothing could be read: {reason}"),
+        ));
+    }
+    let reason = match &ctx.snap.declared {
+        Observation::Unreadable { reason } => format!("the configuration, which may name another place: {reason}"),
+        _ if path == REGISTRIES_FILE => {
+            let named = ctx.snap.registries_file();
+            (!named.starts_with('/')).then(|| format!("private-registry = {named}: relative to what, is not known"))?
+        }
+        _ => return None,
+    };
+    Some(Row::unknown(ctx.path(path), reason))
 }
 
 /// The subject of a control's single row: what it looks at first.

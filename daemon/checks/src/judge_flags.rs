@@ -7,6 +7,7 @@ use crate::catalogue::{Control, IfAbsent, Modifier, Op, Source, texts};
 use crate::context::Context;
 use crate::judge_files::{Unnamed, named, subject};
 use crate::node_config::Setting;
+use crate::places::{REGISTRIES_FILE, registries_file};
 use crate::row::Row;
 use crate::values::{boolean, elements, host, same, same_element, seconds};
 
@@ -516,7 +517,19 @@ fn psa_exemptions(ctx: Context<'_>, control: &Control) -> Vec<Row> {
 }
 
 fn registries(ctx: Context<'_>, control: &Control) -> Vec<Row> {
-    let path = "/etc/rancher/k3s/registries.yaml";
+    let path = match (ctx.config(), &ctx.snap.declared) {
+        (Ok(config), _) => registries_file(&[config]),
+        (Err(_), Observation::Absent) => REGISTRIES_FILE.to_owned(),
+        (Err(reason), _) => return vec![Row::unknown(REGISTRIES_FILE, reason)],
+    };
+    let path = path.as_str();
+    if !path.starts_with('/') {
+        let reason = format!("private-registry = {path}: relative to what, is not known");
+        return vec![Row::unknown(REGISTRIES_FILE, reason)];
+    }
+    if path != ctx.snap.registries_file() {
+        return vec![Row::unknown(path, "not looked at: another file takes its place at the next start")];
+    }
     match &ctx.snap.registries {
         Observation::Absent => vec![absent(ctx, control, path)],
         Observation::Unreadable { reason } => vec![Row::unknown(path, format!("cannot be read: {reason}"))],

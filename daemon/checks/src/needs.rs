@@ -2,6 +2,7 @@
 
 use crate::catalogue::{Catalogue, Op, Source};
 use crate::node_config::NodeConfig;
+use crate::places::{Places, elsewhere, registries_file};
 use crate::snapshot::DEFAULT_DATA_DIR;
 
 /// A path, perhaps with wildcards, whose metadata is needed.
@@ -139,7 +140,7 @@ pub struct Needs {
     pub etcd_config: String,
     /// The folder of the kubelet's drop-ins.
     pub kubelet_dropins: String,
-    /// `registries.yaml`.
+    /// `registries.yaml`, or what `private-registry` names.
     pub registries: String,
     /// Databases of kine, for [`crate::Snapshot::datastores`].
     pub datastores: Vec<String>,
@@ -148,7 +149,7 @@ pub struct Needs {
 impl Needs {
     /// What the controls of a catalogue need on a node with this data dir and these configurations (declared, running;
     /// none where no configuration could be read).
-    pub fn of(catalogue: &Catalogue, data_dir: &str, configs: &[&NodeConfig]) -> Self {
+    pub fn of(catalogue: &Catalogue, data_dir: &str, configs: &[&NodeConfig], places: &Places) -> Self {
         let server = format!("{data_dir}/server");
         let tls = format!("{server}/tls");
         let agent = format!("{data_dir}/agent");
@@ -177,7 +178,7 @@ impl Needs {
                 certificates.push(FilePattern::new(path));
             }
         }
-        let mut files = of_controls(catalogue, data_dir, configs);
+        let mut files = of_controls(catalogue, data_dir, configs, places);
         files.extend(certificates.iter().cloned());
         files.extend(encryption_configs.iter().map(FilePattern::new));
         files.extend(
@@ -220,7 +221,7 @@ impl Needs {
             authorization_configs: named("authorization-config"),
             etcd_config: format!("{server}/db/etcd/config"),
             kubelet_dropins: format!("{agent}/etc/kubelet.conf.d"),
-            registries: "/etc/rancher/k3s/registries.yaml".to_owned(),
+            registries: registries_file(configs),
             datastores: ["state.db", "state.db.migrated"].map(|name| format!("{server}/db/{name}")).into(),
         }
     }
@@ -266,7 +267,7 @@ fn values<'c>(configs: &'c [&NodeConfig], flag: &'c str) -> impl Iterator<Item =
 }
 
 /// The files controls speak of.
-fn of_controls(catalogue: &Catalogue, data_dir: &str, configs: &[&NodeConfig]) -> Vec<FilePattern> {
+fn of_controls(catalogue: &Catalogue, data_dir: &str, configs: &[&NodeConfig], places: &Places) -> Vec<FilePattern> {
     let mut out = Vec::new();
     for control in catalogue.controls() {
         // `PATH: key` and `PATH: words` name a file too, but one that is read, not judged by its metadata.
@@ -290,6 +291,7 @@ fn of_controls(catalogue: &Catalogue, data_dir: &str, configs: &[&NodeConfig]) -
                     out.extend(named(configs, "audit-policy-file").iter().map(FilePattern::new));
                 }
                 path => {
+                    out.extend(elsewhere(path, data_dir, places, configs));
                     let path = in_data_dir(path, data_dir);
                     if path.starts_with('/') && !path.contains([' ', ':', '(']) {
                         out.push(FilePattern::new(path));

@@ -22,6 +22,7 @@ use crate::audit_entries::AuditEntries;
 use crate::audit_policy::AuditPolicy;
 use crate::encryption::{EncryptionConfig, EncryptionState};
 use crate::node_config::{NodeConfig, Traps};
+use crate::places::Places;
 use crate::registries::Registries;
 use crate::stored::StoredSecrets;
 use crate::sysctl::PersistedSysctls;
@@ -59,6 +60,9 @@ pub struct Snapshot {
     pub declared: Observation<Arc<NodeConfig>>,
     /// The configuration remembered from the start of the running process; `Absent` while nothing was remembered.
     pub running: Observation<Arc<NodeConfig>>,
+
+    /// Where K3s' own files lie by the configuration on disk, besides the usual places.
+    pub places: Arc<Places>,
 
     /// Traps in the configuration on disk, known as far as they show even where its values are not. `Absent`: no
     /// unit, no environment file, no config.yaml, no drop-in.
@@ -101,7 +105,7 @@ pub struct Snapshot {
     pub etcd_config: Observation<serde_json::Value>,
     /// Drop-ins of the kubelet by path, in the order the kubelet walks them, as JSON.
     pub kubelet_dropins: BTreeMap<String, Observation<serde_json::Value>>,
-    /// `/etc/rancher/k3s/registries.yaml`.
+    /// `registries.yaml`, or the file that [`Snapshot::registries_file`] names.
     pub registries: Observation<Registries>,
     /// Whether SELinux enforces: `/sys/fs/selinux/enforce` is 1. `Absent`: `/sys/fs` is readable and has no selinux
     /// below it. `Unreadable`: no `/sys`.
@@ -127,6 +131,7 @@ impl Snapshot {
             persisted_sysctls: nothing(),
             declared: nothing(),
             running: Observation::Absent,
+            places: Arc::new(Places { blind: Some("not looked at".to_owned()), ..Places::default() }),
             traps: nothing(),
             certificates: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -147,6 +152,16 @@ impl Snapshot {
             registries: nothing(),
             selinux_enforcing: nothing(),
         }
+    }
+
+    /// The configurations that are known: on disk, in force.
+    pub fn configs(&self) -> Vec<&NodeConfig> {
+        [&self.declared, &self.running].into_iter().filter_map(|c| c.value()).map(AsRef::as_ref).collect()
+    }
+
+    /// The file registries are taken from.
+    pub fn registries_file(&self) -> String {
+        crate::places::registries_file(&self.configs())
     }
 }
 

@@ -4,6 +4,7 @@ use crate::catalogue::{Control, Op, Source, Term};
 use crate::context::Context;
 use crate::judge_files::patterns;
 use crate::needs::FilePattern;
+use crate::places::may_move;
 use crate::policy::Policy;
 use crate::snapshot::Snapshot;
 
@@ -74,7 +75,7 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
     }
     match control.source {
         Source::FileMode | Source::FileOwner => {
-            if control.what.iter().any(|what| what.contains("audit") || what.starts_with('<')) {
+            if control.what.iter().any(|what| what.contains("audit") || what.starts_with('<') || may_move(what)) {
                 keys.push(SourceKey::Configuration);
             }
         }

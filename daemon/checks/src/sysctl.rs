@@ -7,9 +7,11 @@
 //! - `-key` without a value takes the key out of globs. `-key = value` only ignores errors.
 //! - `/etc/sysctl.conf` is not read, except through a link such as `/etc/sysctl.d/99-sysctl.conf`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use globset::{GlobBuilder, GlobMatcher};
+use picket_model::name;
 
 /// The folders systemd-sysctl reads, strongest first.
 pub const SYSCTL_FOLDERS: [&str; 5] =
@@ -56,14 +58,14 @@ impl PersistedSysctls {
     /// end in `.conf` are left out, as systemd-sysctl does. A link to `/dev/null` is a file with empty content.
     pub fn from_files<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Self {
         // File name -> (rank of the folder, path, content): the lowest rank masks the others.
-        let mut by_name: BTreeMap<&str, (usize, &str, &[u8])> = BTreeMap::new();
+        let mut by_name: BTreeMap<Cow<'a, [u8]>, _> = BTreeMap::new();
         for (path, content) in files {
             let Some((folder, name)) = path.rsplit_once('/') else { continue };
             let Some(rank) = SYSCTL_FOLDERS.iter().position(|f| *f == folder) else { continue };
             if !name.ends_with(".conf") {
                 continue;
             }
-            let entry = by_name.entry(name).or_insert((rank, path, content));
+            let entry = by_name.entry(name::bytes(name.as_bytes())).or_insert((rank, path, content));
             if rank < entry.0 {
                 *entry = (rank, path, content);
             }

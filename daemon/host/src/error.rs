@@ -31,8 +31,20 @@ pub enum ReadError {
     /// Larger than the caller is willing to read.
     #[error("larger than {limit} bytes; not read")]
     TooLarge {
-        /// The limit, in bytes (or entries, for a folder).
+        /// The limit, in bytes.
         limit: u64,
+    },
+    /// More names than the caller is willing to look at.
+    #[error("holds more than {limit} entries; the rest was not looked at")]
+    TooMany {
+        /// The limit.
+        limit: usize,
+    },
+    /// Deeper than a pattern goes.
+    #[error("lies more than {limit} folders deep; not looked into")]
+    TooDeep {
+        /// The limit.
+        limit: usize,
     },
     /// Something that is not what was asked for; reading it could block or never end.
     #[error("is a {0}, not what is expected there")]

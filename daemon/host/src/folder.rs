@@ -1,9 +1,8 @@
 //! Listing folders and expanding patterns.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use picket_model::name;
 use rustix::fs::{Dir, OFlags};
 
 use crate::{Host, Kind, Meta, ReadError};
@@ -19,7 +18,7 @@ const DEEPEST: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The name, without the folder.
-    pub name: OsString,
+    pub name: String,
     /// The kind of the entry itself: a link is a link.
     pub kind: Kind,
 }
@@ -28,7 +27,7 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The folder.
-    pub path: PathBuf,
+    pub path: String,
     /// Why it could not be read.
     pub reason: ReadError,
 }
@@ -36,19 +35,41 @@ pub struct Problem {
 /// What a pattern leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Matches {
-    /// Paths that exist, in byte order.
-    pub paths: Vec<PathBuf>,
+    /// Paths that exist, folder by folder, in byte order of their names.
+    pub paths: Vec<String>,
     /// Folders that were listed in full.
-    pub folders: Vec<PathBuf>,
-    /// Folders that could not be read: what lies in them is not known. `Absent` for a fixed folder that is missing.
+    pub folders: Vec<String>,
+    /// Folders that could not be read: what lies in them is not known. `Absent` for a fixed folder that is missing;
+    /// `TooMany` for the one the pattern begins in, where it leads to more paths than are looked at.
     pub problems: Vec<Problem>,
+}
+
+impl Matches {
+    fn problem(&mut self, path: &str, reason: ReadError) {
+        if !self.problems.iter().any(|p| p.path == path) {
+            self.problems.push(Problem { path: path.to_owned(), reason });
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.paths.len() > MOST_MATCHES
+    }
+}
+
+/// A name below a folder.
+fn below(folder: &str, name: &str) -> String {
+    format!("{}/{name}", folder.trim_end_matches('/'))
+}
+
+fn is_wild(part: &str) -> bool {
+    part.contains(['*', '?', '['])
 }
 
 impl Host {
     /// The names in a folder, in byte order, `.` and `..` left out.
     ///
     /// # Errors
-    /// [`ReadError::TooLarge`] with more than `limit` names; `NotRegular` if it is no folder.
+    /// [`ReadError::TooMany`] with more than `limit` names; `NotRegular` if it is no folder.
     pub fn list(&self, path: &Path, limit: usize) -> Result<Vec<Entry>, ReadError> {
         let look = self.stat(path)?;
         if look.kind != Kind::Folder {
@@ -63,9 +84,9 @@ impl Host {
                 continue;
             }
             if entries.len() == limit {
-                return Err(ReadError::TooLarge { limit: limit as u64 });
+                return Err(ReadError::TooMany { limit });
             }
-            let name = OsString::from_vec(name.to_vec());
+            let name = name::text(name).into_owned();
             let mut kind = Kind::from(entry.file_type());
             if kind == Kind::Other {
                 // Some file systems do not say the kind in the listing.
@@ -77,7 +98,7 @@ impl Host {
             }
             entries.push(Entry { name, kind });
         }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        entries.sort_by(|a, b| name::bytes(a.name.as_bytes()).cmp(&name::bytes(b.name.as_bytes())));
         Ok(entries)
     }
 
@@ -87,78 +108,78 @@ impl Host {
     pub fn glob(&self, pattern: &str) -> Matches {
         let mut matches = Matches::default();
         let parts: Vec<&str> = pattern.split('/').filter(|p| !p.is_empty()).collect();
-        self.expand(Path::new("/"), &parts, 0, &mut matches);
-        matches.paths.sort();
+        self.expand("/", &parts, 0, &mut matches);
+        if matches.is_full() {
+            matches.paths.truncate(MOST_MATCHES);
+            let fixed: Vec<&str> = parts.iter().copied().take_while(|part| !is_wild(part)).collect();
+            matches.problem(&format!("/{}", fixed.join("/")), ReadError::TooMany { limit: MOST_MATCHES });
+        }
+        matches.paths.sort_by_cached_key(|path| in_order(path));
         matches.paths.dedup();
-        matches.folders.sort();
+        matches.folders.sort_by_cached_key(|path| in_order(path));
         matches.folders.dedup();
         matches
     }
 
-    fn expand(&self, folder: &Path, parts: &[&str], depth: usize, matches: &mut Matches) {
-        let problem = |matches: &mut Matches, path: &Path, reason: ReadError| {
-            if !matches.problems.iter().any(|p| p.path == path) {
-                matches.problems.push(Problem { path: path.to_path_buf(), reason });
-            }
-        };
+    fn expand(&self, folder: &str, parts: &[&str], depth: usize, matches: &mut Matches) {
         let Some((first, rest)) = parts.split_first() else {
-            if matches.paths.len() < MOST_MATCHES {
-                matches.paths.push(folder.to_path_buf());
-            } else {
-                problem(matches, folder, ReadError::TooLarge { limit: MOST_MATCHES as u64 });
-            }
+            matches.paths.push(folder.to_owned());
             return;
         };
-        if !first.contains(['*', '?', '[']) {
-            let path = folder.join(first);
-            match self.lstat(&path) {
+        if !is_wild(first) {
+            let path = below(folder, first);
+            match self.lstat(path.as_ref()) {
                 Ok(_) => self.expand(&path, rest, depth, matches),
                 Err(ReadError::Absent) if rest.is_empty() => {
                     // The name is missing; whether its folder is there decides what that means.
-                    if let Err(reason) = self.stat(folder) {
-                        problem(matches, folder, reason);
+                    if let Err(reason) = self.stat(folder.as_ref()) {
+                        matches.problem(folder, reason);
                     }
                 }
-                Err(reason) => problem(matches, &path, reason),
+                Err(reason) => matches.problem(&path, reason),
             }
             return;
         }
-        let entries = match self.list(folder, MOST_ENTRIES) {
+        let entries = match self.list(folder.as_ref(), MOST_ENTRIES) {
             Ok(entries) => entries,
-            Err(reason) => return problem(matches, folder, reason),
+            Err(reason) => return matches.problem(folder, reason),
         };
-        matches.folders.push(folder.to_path_buf());
-        if *first == "**" {
-            if !rest.is_empty() {
-                self.expand(folder, rest, depth, matches);
-            }
-            for entry in entries {
-                let path = folder.join(&entry.name);
-                if rest.is_empty() {
-                    self.expand(&path, rest, depth, matches);
-                }
-                // Links are not followed here: a link to a folder above would never end.
-                if entry.kind != Kind::Folder {
-                    continue;
-                }
-                if depth >= DEEPEST {
-                    problem(matches, &path, ReadError::TooLarge { limit: DEEPEST as u64 });
-                } else {
-                    self.expand(&path, parts, depth + 1, matches);
-                }
-            }
-            return;
+        matches.folders.push(folder.to_owned());
+        if *first == "**" && !rest.is_empty() {
+            self.expand(folder, rest, depth, matches);
         }
         for entry in entries {
-            if !name_matches(first.as_bytes(), entry.name.as_encoded_bytes()) {
+            // One path more than are given says that there are more.
+            if matches.is_full() {
+                return;
+            }
+            let path = below(folder, &entry.name);
+            if *first != "**" {
+                let fits = name_matches(first.as_bytes(), &name::bytes(entry.name.as_bytes()));
+                if fits && (rest.is_empty() || matches!(entry.kind, Kind::Folder | Kind::Link)) {
+                    self.expand(&path, rest, depth, matches);
+                }
                 continue;
             }
-            let path = folder.join(&entry.name);
-            if rest.is_empty() || matches!(entry.kind, Kind::Folder | Kind::Link) {
+            if rest.is_empty() {
                 self.expand(&path, rest, depth, matches);
+            }
+            // Links are not followed here: a link to a folder above would never end.
+            if entry.kind != Kind::Folder {
+                continue;
+            }
+            if depth >= DEEPEST {
+                matches.problem(&path, ReadError::TooDeep { limit: DEEPEST });
+            } else {
+                self.expand(&path, parts, depth + 1, matches);
             }
         }
     }
+}
+
+/// What paths are sorted by: their names as the kernel has them, from the root down.
+fn in_order(path: &str) -> Vec<Vec<u8>> {
+    name::bytes(path.as_bytes()).split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect()
 }
 
 /// Whether a name fits a pattern of `*`, `?` and `[…]`. Linear in the name for each `*`: no pattern can make it

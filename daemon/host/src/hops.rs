@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::OFlags;
 use std::os::fd::AsFd;
 
-use crate::root::link_text;
+use crate::root::{link_text, shown};
 use crate::{Host, Kind, Meta, ReadError};
 
 /// The kernel's own limit of links in one look-up.
@@ -76,7 +76,7 @@ impl Host {
     fn look(&self, path: &Path) -> Result<(Kind, Option<PathBuf>), ReadError> {
         let fd = self.open_at(path, OFlags::PATH | OFlags::NOFOLLOW)?;
         let kind = Meta::of(&rustix::fs::fstat(&fd)?).kind;
-        let target = if kind == Kind::Link { Some(link_text(fd.as_fd())?) } else { None };
+        let target = if kind == Kind::Link { Some(PathBuf::from(shown(&link_text(fd.as_fd())?))) } else { None };
         Ok((kind, target))
     }
 }

@@ -11,7 +11,7 @@ use picket_service::clock::Clock;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::root::{Root, Way, link_text};
+use crate::root::{Root, Way, link_text, named, shown};
 use crate::{HostError, Kind, Meta, ReadError};
 
 /// How often a file that changes under the reader is read anew before the reader gives up.
@@ -117,7 +117,7 @@ impl Host {
     /// Where a path of the node lies on the machine picketd runs on. For watchers, which need a path: only for paths
     /// without links in them, as [`Host::trail`] gives them.
     pub fn outside(&self, path: &Path) -> PathBuf {
-        self.root_path.join(path.strip_prefix("/").unwrap_or(path))
+        self.root_path.join(named(path.strip_prefix("/").unwrap_or(path)))
     }
 
     /// The host name: this machine's, or what `/etc/hostname` below the root says.
@@ -166,7 +166,7 @@ impl Host {
         if kind != Kind::Link {
             return Err(ReadError::NotRegular(kind));
         }
-        Ok(link_text(fd.as_fd())?)
+        Ok(PathBuf::from(shown(&link_text(fd.as_fd())?)))
     }
 
     /// The whole of a regular file, if it is not larger than `limit` bytes. A file that changes meanwhile is read

@@ -6,6 +6,8 @@
 //!   (`openat2` with `RESOLVE_IN_ROOT`) or, where that call is refused, step by step on descriptors; never by string
 //!   arithmetic that could race.
 //! - A read never blocks and never grows without bound: only regular files are read, up to a limit the caller gives.
+//! - Names are text, in and out, written as [`picket_model::name`] does it: a name that is no UTF-8 is seen and opened
+//!   like any other.
 //! - A rooted host never reads the live machine: no `/proc`, no host name, no user names, unless told to.
 //! - This crate judges nothing and writes nothing.
 

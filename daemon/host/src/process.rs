@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{Dir, OFlags};
 use std::os::fd::AsFd;
 
-use crate::root::link_text;
+use crate::root::{link_text, shown};
 use crate::{Host, ReadError};
 
 /// The most processes that are looked at.
@@ -118,7 +118,7 @@ impl Host {
 
     fn proc_link(&self, path: &Path) -> Option<String> {
         let fd = self.live_proc().ok()?.at(path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
-        link_text(fd.as_fd()).ok()?.into_os_string().into_string().ok()
+        link_text(fd.as_fd()).ok().map(|path| shown(&path))
     }
 
     fn environment(&self, folder: &Path) -> BTreeMap<String, String> {

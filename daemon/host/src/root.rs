@@ -1,9 +1,13 @@
 //! A folder nothing that is opened below it leads out of.
 
+use std::borrow::Cow;
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use picket_model::name;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -59,12 +63,13 @@ impl Root {
         Ok(Self { fd: self.at(path, OFlags::PATH | OFlags::DIRECTORY)?, way: self.way })
     }
 
-    /// Opens a path below the root; links, absolute ones too, stay inside.
+    /// Opens a path below the root, in its text; links, absolute ones too, stay inside.
     pub(crate) fn at(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, ReadError> {
         let flags = flags | OFlags::CLOEXEC;
+        let path = named(path);
         Ok(match self.way {
-            Way::Kernel => open_by_kernel(self.fd.as_fd(), path, flags),
-            Way::Steps => open_by_steps(self.fd.as_fd(), path, flags),
+            Way::Kernel => open_by_kernel(self.fd.as_fd(), &path, flags),
+            Way::Steps => open_by_steps(self.fd.as_fd(), &path, flags),
         }?)
     }
 
@@ -84,6 +89,19 @@ impl Root {
     }
 }
 
+/// The path a text stands for.
+pub(crate) fn named(text: &Path) -> Cow<'_, Path> {
+    match name::bytes(text.as_os_str().as_bytes()) {
+        Cow::Borrowed(_) => Cow::Borrowed(text),
+        Cow::Owned(bytes) => Cow::Owned(OsString::from_vec(bytes).into()),
+    }
+}
+
+/// A path as text.
+pub(crate) fn shown(path: &Path) -> String {
+    name::text(path.as_os_str().as_bytes()).into_owned()
+}
+
 /// One call of the kernel that keeps all of the look-up inside.
 pub(crate) fn open_by_kernel(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
@@ -97,9 +115,8 @@ pub(crate) fn open_by_kernel(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -
     }
 }
 
-/// The text of the link a descriptor stands for.
+/// Where the link a descriptor stands for leads, byte for byte.
 pub(crate) fn link_text(fd: BorrowedFd<'_>) -> Result<PathBuf, Errno> {
-    use std::os::unix::ffi::OsStringExt;
     let text = rustix::fs::readlinkat(fd, "", Vec::new())?;
-    Ok(PathBuf::from(std::ffi::OsString::from_vec(text.into_bytes())))
+    Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
 }

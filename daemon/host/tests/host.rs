@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,7 +72,7 @@ fn links_never_lead_out_of_the_root() {
         assert_eq!(text(&host, "/deep/a/up"), Err(ReadError::Absent));
         assert_eq!(text(&host, "/../../secret"), Err(ReadError::Absent));
         assert_eq!(host.trail(Path::new("/deep/passwd")).end, Path::new("/etc/passwd"));
-        assert_eq!(host.glob("/d*/passwd").paths, [PathBuf::from("/deep/passwd")]);
+        assert_eq!(host.glob("/d*/passwd").paths, ["/deep/passwd"]);
         let proc = host.with_proc(&tree.at("/data")).unwrap();
         assert_eq!(proc.sysctl("none"), Err(ReadError::Absent));
     }
@@ -101,7 +103,7 @@ fn reads_are_bounded() {
     for n in 0..20 {
         tree.file(&format!("/many/{n:02}"), "");
     }
-    assert_eq!(host.list(Path::new("/many"), 19), Err(ReadError::TooLarge { limit: 19 }));
+    assert_eq!(host.list(Path::new("/many"), 19), Err(ReadError::TooMany { limit: 19 }));
     assert_eq!(host.list(Path::new("/many"), 20).unwrap().len(), 20);
 }
 
@@ -170,8 +172,7 @@ fn patterns_find_files_and_say_where_they_could_not_look() {
         .link("/tls/loop", "/tls")
         .link("/tls/dangling.crt", "nowhere");
     let host = tree.host();
-    let found =
-        |pattern: &str| -> Vec<String> { host.glob(pattern).paths.iter().map(|p| p.display().to_string()).collect() };
+    let found = |pattern: &str| host.glob(pattern).paths;
     assert_eq!(found("/tls/*.crt"), ["/tls/a.crt", "/tls/dangling.crt"]);
     assert_eq!(
         found("/tls/*/*.crt"),
@@ -193,9 +194,44 @@ fn patterns_find_files_and_say_where_they_could_not_look() {
     assert_eq!(found("/tls/dangling.crt"), ["/tls/dangling.crt"]);
     let none = host.glob("/none/*.crt");
     assert_eq!(none.problems.len(), 1);
-    assert_eq!((none.problems[0].path.as_path(), &none.problems[0].reason), (Path::new("/none"), &ReadError::Absent));
-    let folders: Vec<_> = host.glob("/tls/**").folders.iter().map(|p| p.display().to_string()).collect();
-    assert_eq!(folders, ["/tls", "/tls/etcd"]);
+    assert_eq!((none.problems[0].path.as_str(), &none.problems[0].reason), ("/none", &ReadError::Absent));
+    assert_eq!(host.glob("/tls/**").folders, ["/tls", "/tls/etcd"]);
+}
+
+#[test]
+fn names_that_are_no_text_are_seen_and_opened_like_any_other() {
+    let tree = Tree::new();
+    let name = |bytes: &[u8]| tree.at("/d").join(OsStr::from_bytes(bytes));
+    tree.file("/d/z.yaml", "z").file("/d/\\xff.yaml", "looks like the other");
+    fs::write(name(b"\xff.yaml"), "hidden").unwrap();
+    symlink(OsStr::from_bytes(b"/d/\xff.yaml"), tree.at("/link")).unwrap();
+    for host in [tree.host(), tree.host().step_by_step()] {
+        let names: Vec<_> = host.list(Path::new("/d"), 10).unwrap().into_iter().map(|e| e.name).collect();
+        assert_eq!(names, ["\\x5cxff.yaml", "z.yaml", "\\xff.yaml"], "in byte order of what the kernel has");
+        assert_eq!(host.glob("/d/*.yaml").paths.last().unwrap(), "/d/\\xff.yaml");
+        assert_eq!(host.glob("/d/?.yaml").paths, ["/d/z.yaml", "/d/\\xff.yaml"]);
+        assert_eq!(text(&host, "/d/\\xff.yaml").unwrap(), "hidden");
+        assert_eq!(text(&host, "/d/\\x5cxff.yaml").unwrap(), "looks like the other");
+        assert_eq!(host.read_link(Path::new("/link")).unwrap(), Path::new("/d/\\xff.yaml"));
+        let trail = host.trail(Path::new("/link"));
+        assert_eq!((trail.end.as_path(), trail.outcome), (Path::new("/d/\\xff.yaml"), Ok(Kind::File)));
+        let outside = fs::read(host.outside(&trail.end)).unwrap();
+        assert_eq!(outside, b"hidden");
+    }
+}
+
+#[test]
+fn more_paths_than_are_looked_at_are_one_problem() {
+    let tree = Tree::new();
+    for n in 0..4200 {
+        tree.file(&format!("/many/{}/{n}", n % 3), "");
+    }
+    let host = tree.host();
+    let matches = host.glob("/many/**");
+    assert_eq!(matches.paths.len(), 4096);
+    let problems: Vec<_> = matches.problems.iter().map(|p| (p.path.as_str(), &p.reason)).collect();
+    assert_eq!(problems, [("/many", &ReadError::TooMany { limit: 4096 })]);
+    assert_eq!(host.glob("/many/0/*").problems, []);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use picket_model::Role;
 
 use crate::effective::{Layer, Problem, REDACTED, Trap, Warning};
 use crate::merge::FileArg;
-use crate::options::{Kind, Known, OLD_NAMES, Opt, redact};
+use crate::options::{Kind, Known, OLD_NAMES, Opt, SECRET, redact};
 use crate::unit::Start;
 use crate::words::Word;
 
@@ -228,13 +228,19 @@ impl Parsed {
                 break;
             }
             let Some(option) = known.get(name) else {
+                let (name, swallowed) = match swallowed_secret(name, value.is_some()) {
+                    Some(option) => (option, true),
+                    None => (name, false),
+                };
                 let shown: String = name.chars().take(80).collect();
+                let rest = if swallowed { "…" } else { "" };
                 self.problem(
                     place.0,
                     place.1,
-                    format!("K3s does not know `--{shown}` here and does not start; remove or correct it"),
+                    format!("K3s does not know `--{shown}{rest}` here and does not start; remove or correct it"),
                 );
-                let value = redact(name, value.as_deref().unwrap_or(""), false);
+                let value =
+                    if swallowed { REDACTED.to_owned() } else { redact(name, value.as_deref().unwrap_or(""), false) };
                 self.given.push(Given {
                     name: name.to_owned(),
                     value,
@@ -353,6 +359,16 @@ impl Parsed {
     }
 }
 
+/// The secret option whose value was written onto its name, as `-tSECRET`: K3s sees one name it does not know. None
+/// where the name is none of that kind.
+fn swallowed_secret(name: &str, has_value: bool) -> Option<&'static str> {
+    let begins = |option: &&&str| name.len() > option.len() && name.starts_with(**option);
+    // A mistyped name with a value of its own is more likely than a secret in it.
+    let long = SECRET.iter().filter(begins).max_by_key(|option| option.len()).filter(|_| !has_value);
+    let short = name.len() > 1 && name.starts_with('t') && !name.starts_with("tls-") && !name.starts_with("token");
+    long.copied().or_else(|| short.then_some("t"))
+}
+
 /// What a value should be and is not, for options whose values K3s checks at start. It splits lists at commas and takes
 /// each part as it is: blanks, and an empty value, are refused.
 fn unfit(name: &str, value: &str) -> Option<&'static str> {
@@ -456,5 +472,17 @@ mod tests {
         assert_eq!(go_number("1e+06"), None);
         assert_eq!(go_number("1_000"), None);
         assert_eq!(go_bool("yes"), None);
+    }
+
+    #[test]
+    fn a_secret_written_onto_its_options_name_is_cut_off() {
+        assert_eq!(swallowed_secret("tSUPERSECRET", false), Some("t"));
+        assert_eq!(swallowed_secret("tc2VjcmV0", true), Some("t"), "base64 ends with =");
+        assert_eq!(swallowed_secret("tokenK10abc", false), Some("token"));
+        assert_eq!(swallowed_secret("agent-token:x", false), Some("agent-token"));
+        for name in ["tls-sann", "serverr", "data", "node-labels"] {
+            assert_eq!(swallowed_secret(name, false), None, "{name}");
+        }
+        assert_eq!(swallowed_secret("tokens", true), None);
     }
 }

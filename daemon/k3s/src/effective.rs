@@ -226,6 +226,15 @@ pub struct EffectiveConfig {
     /// Whether the configuration files could be read and merged; if not, their values are not known.
     #[serde(skip)]
     pub(crate) files_understood: bool,
+    /// Configuration files with their drop-ins, present or not.
+    #[serde(skip)]
+    pub(crate) config_files: Vec<String>,
+    /// The unit or script, and drop-ins of the unit.
+    #[serde(skip)]
+    pub(crate) unit_files: Vec<String>,
+    /// Files with the environment of the service, present or not.
+    #[serde(skip)]
+    pub(crate) environment_files: Vec<String>,
     /// Files that were looked at, present or not: what to watch.
     #[serde(skip)]
     pub(crate) sources: Vec<String>,

@@ -45,13 +45,14 @@ impl EntryKind {
 /// One name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
-    /// The name, without the folder. Names that are not UTF-8 come with replacement characters.
+    /// The name, without the folder, written as [`picket_model::name`] does it.
     pub name: String,
     /// What it is.
     pub kind: EntryKind,
 }
 
-/// Reads the files of one node. Paths are absolute in the node's own terms; links are followed inside the node.
+/// Reads the files of one node. Paths are absolute in the node's own terms, written as [`picket_model::name`] does it;
+/// links are followed inside the node.
 pub trait NodeFiles {
     /// The bytes of a file; none if it does not exist (a dangling link counts as that).
     ///

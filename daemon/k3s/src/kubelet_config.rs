@@ -1,5 +1,6 @@
 //! The kubelet's configuration from `kubelet.conf.d`: files merged in walk order as JSON merge patches.
 
+use picket_model::name;
 use serde_json::Value;
 
 use crate::components::KubeletArgs;
@@ -100,7 +101,10 @@ impl KubeletConfig {
         self.parts.retain(|(other, _)| *other != path);
         self.parts.push((path, value));
         // Folder by folder, as the kubelet walks them.
-        self.parts.sort_by(|(a, _), (b, _)| a.split('/').cmp(b.split('/')));
+        self.parts.sort_by_cached_key(|(path, _)| {
+            let path = name::bytes(path.as_bytes());
+            path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>()
+        });
     }
 }
 
@@ -130,7 +134,7 @@ fn walk(files: &dyn NodeFiles, folder: &str, depth: usize, out: &mut KubeletConf
         out.folder = true;
     }
     let mut entries = entries;
-    entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    entries.sort_by_cached_key(|e| name::bytes(e.name.as_bytes()).into_owned());
     for entry in entries {
         let path = format!("{folder}/{}", entry.name);
         match entry.kind {

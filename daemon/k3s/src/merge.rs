@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use picket_model::name;
+
 use crate::effective::{Layer, Problem, Trap, Warning};
 use crate::files::{EntryKind, NodeFiles};
 use crate::yaml::{self, Node, Value};
@@ -34,6 +36,8 @@ pub(crate) struct Merged {
     pub(crate) warnings: Vec<Warning>,
     /// Files that were looked at, present or not.
     pub(crate) sources: Vec<String>,
+    /// The file and its drop-ins, present or not.
+    pub(crate) files: Vec<String>,
     /// Whether any configuration file exists.
     pub(crate) present: bool,
 }
@@ -57,6 +61,7 @@ pub(crate) fn merge(files: &dyn NodeFiles, main: &str, past_wrapper: bool) -> Me
     let mut merged = Merged::default();
     let folder = format!("{main}.d");
     merged.sources.push(main.to_owned());
+    merged.files.push(main.to_owned());
     merged.sources.push(folder.clone());
     let mut paths = vec![(main.to_owned(), Layer::ConfigFile)];
     let ignored = match drop_ins(files, &folder, past_wrapper, &mut merged) {
@@ -159,7 +164,8 @@ fn drop_ins(files: &dyn NodeFiles, folder: &str, past_wrapper: bool, merged: &mu
         let name = e.name.to_ascii_lowercase();
         !e.kind.is_dir() && (name.ends_with(".yaml") || name.ends_with(".yml"))
     });
-    entries.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    entries.sort_by_cached_key(|e| name::bytes(e.name.as_bytes()).into_owned());
+    merged.files.extend(entries.iter().map(|e| format!("{folder}/{}", e.name)));
     let mut usable = true;
     let mut names = Vec::new();
     let mut dangling = false;

@@ -83,7 +83,7 @@ pub(crate) const OLD_NAMES: [(&str, &str); 2] = [
 ];
 
 /// Options whose value is a secret.
-const SECRET: [&str; 7] = [
+pub(crate) const SECRET: [&str; 7] = [
     "token",
     "agent-token",
     "etcd-s3-access-key",
@@ -119,7 +119,19 @@ pub(crate) fn redact(name: &str, value: &str, known: bool) -> String {
             return format!("{flag}={}", redact_connection(inner));
         }
     }
-    value.to_owned()
+    // A mistyped name says nothing of its value.
+    if known { without_user_info(value) } else { redact_connection(value) }
+}
+
+/// A value without `user:password@` of a URL in it. A password may hold any character: all up to the last `@` goes.
+fn without_user_info(value: &str) -> String {
+    match value.split_once("://") {
+        Some((scheme, rest)) => match rest.rsplit_once('@') {
+            Some((_, host)) => format!("{scheme}://{REDACTED}@{host}"),
+            None => value.to_owned(),
+        },
+        None => value.to_owned(),
+    }
 }
 
 /// Flags of components that take a secret itself rather than a file.
@@ -206,6 +218,8 @@ mod tests {
             assert_eq!(redact("datastore-endpoint", given, true), shown, "whether it is encrypted is no secret");
         }
         assert_eq!(redact("datastore-endpoint", "https://10.0.0.1:2379", true), "https://10.0.0.1:2379");
+        assert_eq!(redact("datastore-endpont", "mysql://u:p@tcp(db)/k", false), "mysql://<redacted>");
+        assert_eq!(redact("server", "https://u:p/@x@h:6443", true), "https://<redacted>@h:6443");
         assert_eq!(redact("secret-encryption", "true", false), "true");
         assert_eq!(redact("kubelet-arg", "etcd-servers=http://u:p@h", true), "etcd-servers=http://<redacted>");
     }

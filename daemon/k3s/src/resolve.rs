@@ -43,6 +43,7 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         let read = merge::merge(files, path, false);
         problems.extend(read.problems);
         sources.extend(read.sources);
+        merged.files.extend(read.files);
     }
     let role = ask
         .role
@@ -128,6 +129,9 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         problems,
         warnings,
         program: start.as_ref().and_then(|s| s.words.first()).map(|(word, _)| word.text.clone()),
+        unit_files: start.iter().flat_map(|s| std::iter::once(&s.path).chain(&s.drop_ins)).cloned().collect(),
+        environment_files: start.iter().flat_map(|s| &s.environment_files).cloned().collect(),
+        config_files: merged.files,
         unit: start.map(|s| s.path),
         certificate_days,
         variants,
@@ -317,6 +321,21 @@ impl EffectiveConfig {
     /// line.
     pub fn certificate_days(&self) -> Option<(&str, &str, u32)> {
         self.certificate_days.as_ref().map(|(value, path, line)| (value.as_str(), path.as_str(), *line))
+    }
+
+    /// The configuration files with their drop-ins, present or not.
+    pub fn config_files(&self) -> &[String] {
+        &self.config_files
+    }
+
+    /// The unit or script that starts K3s, and the drop-ins of the unit.
+    pub fn unit_files(&self) -> &[String] {
+        &self.unit_files
+    }
+
+    /// Files with the environment of the service, present or not.
+    pub fn environment_files(&self) -> &[String] {
+        &self.environment_files
     }
 
     /// Files and folders this rests on, present or not: what to watch.

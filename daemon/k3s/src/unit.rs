@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use picket_model::Role;
+use picket_model::{Role, name};
 
 use crate::effective::{Problem, Trap, Warning};
 use crate::envfile::{self, Variable};
@@ -31,6 +31,10 @@ pub(crate) struct Start {
     pub(crate) problems: Vec<Problem>,
     pub(crate) warnings: Vec<Warning>,
     pub(crate) sources: Vec<String>,
+    /// The unit's drop-ins.
+    pub(crate) drop_ins: Vec<String>,
+    /// Files with its environment, present or not.
+    pub(crate) environment_files: Vec<String>,
 }
 
 impl Start {
@@ -194,7 +198,8 @@ fn read_unit(files: &dyn NodeFiles, name: &str) -> Option<Start> {
             Ok(None) => {}
             Err(reason) => start.warn(&drop_in, None, format!("the unit's drop-in cannot be read: {reason}")),
         }
-        start.sources.push(drop_in);
+        start.sources.push(drop_in.clone());
+        start.drop_ins.push(drop_in);
     }
     apply(files, name, settings, &mut start);
     Some(start)
@@ -209,7 +214,7 @@ fn leads_nowhere(files: &dyn NodeFiles, dir: &str, name: &str) -> bool {
 
 /// Drop-ins in systemd's order: by file name; of equal names the one in the strongest folder.
 fn drop_ins(files: &dyn NodeFiles, name: &str, start: &mut Start) -> Vec<String> {
-    let mut by_name: BTreeMap<String, String> = BTreeMap::new();
+    let mut by_name: BTreeMap<Vec<u8>, String> = BTreeMap::new();
     for folder in drop_in_folders(name) {
         let entries = match files.list(&folder) {
             Ok(Some(entries)) => entries,
@@ -226,7 +231,7 @@ fn drop_ins(files: &dyn NodeFiles, name: &str, start: &mut Start) -> Vec<String>
             );
             if is_file && entry.name.ends_with(".conf") {
                 let path = format!("{folder}/{}", entry.name);
-                by_name.entry(entry.name).or_insert(path);
+                by_name.entry(name::bytes(entry.name.as_bytes()).into_owned()).or_insert(path);
             }
         }
         start.sources.push(folder);
@@ -340,6 +345,7 @@ fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut 
             continue;
         }
         start.sources.push(path.clone());
+        start.environment_files.push(path.clone());
         read_env_file(files, &path, optional, &setting, start);
     }
     let mut commands = commands.into_iter();
@@ -499,6 +505,7 @@ fn read_openrc(files: &dyn NodeFiles, name: &str) -> Option<Start> {
     start.words = std::iter::once(program).chain(arguments).map(|w| (w, path.clone())).collect();
     for env in ["/etc/environment".to_owned(), format!("/etc/rancher/k3s/{name}.env")] {
         start.sources.push(env.clone());
+        start.environment_files.push(env.clone());
         match files.read(&env, FILE_LIMIT) {
             Ok(Some(bytes)) => {
                 for variable in envfile::shell(&String::from_utf8_lossy(&bytes)) {

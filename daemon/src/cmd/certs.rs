@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use jiff::Timestamp;
-use picket_checks::{Catalogue, CertSource, Needs, ServedFacts, compare_served, serving_ports};
+use picket_checks::{Catalogue, CertSource, Needs, Places, ServedFacts, compare_served, serving_ports};
 use picket_model::Observation;
 use serde::Serialize;
 
@@ -98,7 +98,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     };
     let at = host.now();
     let catalogue = Catalogue::built_in().map_err(|e| Failure::failed("cannot read the catalogue of controls", e))?;
-    let needs = Needs::of(&catalogue, &data_dir, &[]);
+    let needs = Needs::of(&catalogue, &data_dir, &[], &Places::default());
     let mut certificates = Certificates { schema: "picket.certs/v1", at, certificates: vec![], unreadable: vec![] };
     for (file, seen) in certificates::read_all(&host, &needs, &data_dir) {
         match seen {

@@ -85,7 +85,7 @@ fn rotated(host: &Host, path: &str) -> Result<Vec<String>, ReadError> {
     let mut found: Vec<String> = host
         .list(folder.as_ref(), MOST_FILES)?
         .into_iter()
-        .filter_map(|entry| entry.name.into_string().ok())
+        .map(|entry| entry.name)
         .filter(|name| {
             let plain = name.strip_suffix(".gz").unwrap_or(name);
             plain.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(extension.as_str())).is_some_and(|stamp| {

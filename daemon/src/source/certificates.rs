@@ -370,11 +370,10 @@ pub fn read_all(host: &Host, needs: &Needs, data_dir: &str) -> BTreeMap<String, 
     let patterns = needs.certificates.iter().map(FilePattern::as_str).chain(also.iter().map(String::as_str));
     for pattern in patterns {
         let matches = host.glob(pattern);
-        for problem in matches.problems.iter().filter(|p| !p.reason.is_absent()) {
-            let path = problem.path.to_string_lossy().into_owned();
-            found.insert(path, super::observation(Err(problem.reason.clone())));
+        for problem in matches.problems.into_iter().filter(|p| !p.reason.is_absent()) {
+            found.insert(problem.path, super::observation(Err(problem.reason)));
         }
-        for path in matches.paths.iter().filter_map(|p| p.to_str()) {
+        for path in &matches.paths {
             if found.contains_key(path) {
                 continue;
             }
@@ -388,7 +387,7 @@ pub fn read_all(host: &Host, needs: &Needs, data_dir: &str) -> BTreeMap<String, 
                 }
             });
             if !matches!(&seen, Observation::Value { value } if value.is_empty()) {
-                found.insert(path.to_owned(), seen);
+                found.insert(path.clone(), seen);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use picket_checks::{Flag, NodeConfig, Setting, Snapshot, Traps};
+use picket_checks::{Flag, NodeConfig, Places, Setting, Snapshot, Traps};
 use picket_host::{Host, K3sProcess, Kind, ProcessRole, ReadError};
 use picket_k3s::{
     AcrossVersions, DirEntry, EffectiveConfig, EntryKind, FlagValue, HostFacts, K3sVersion, NodeFiles, REDACTED, Trap,
@@ -56,8 +56,8 @@ impl NodeFiles for Files<'_> {
             entries
                 .into_iter()
                 .map(|entry| {
-                    let name = entry.name.to_string_lossy().into_owned();
-                    DirEntry { kind: kind(format!("{}/{name}", dir.trim_end_matches('/')), entry.kind), name }
+                    let path = format!("{}/{}", dir.trim_end_matches('/'), entry.name);
+                    DirEntry { kind: kind(path, entry.kind), name: entry.name }
                 })
                 .collect(),
         ))
@@ -84,6 +84,7 @@ pub fn observe(host: &Host, ask: &Ask<'_>, snapshot: &mut Snapshot) -> Configura
     snapshot.role = configuration.role;
     snapshot.k3s_version = configuration.version.map(|v| v.to_string());
     snapshot.data_dir = data_dir_of(process.as_ref(), &configuration);
+    snapshot.places = Arc::new(places(&configuration));
     let traps = Arc::new(super::traps::observe(host, &configuration));
     snapshot.declared = declared(host, &configuration, &traps);
     // A file that is there and cannot be read is more than none.
@@ -210,15 +211,36 @@ fn declared(host: &Host, configuration: &Configuration, traps: &Arc<Traps>) -> O
     Observation::from(Arc::new(NodeConfig { traps: Arc::clone(traps), ..node_config(configuration) }))
 }
 
+/// Where K3s' own files lie, besides the usual places.
+fn places(configuration: &Configuration) -> Places {
+    let units = configuration.unit_files().iter().filter(|p| !p.starts_with("/etc/init.d/"));
+    // That one is everybody's.
+    let environment = configuration.environment_files().iter().filter(|p| *p != "/etc/environment");
+    let is_config = |path: &Option<String>| path.as_ref().is_some_and(|p| configuration.config_files().contains(p));
+    Places {
+        config: configuration.config_files().to_vec(),
+        units: units.cloned().collect(),
+        environment: environment.cloned().collect(),
+        program: configuration.program().filter(|path| path.starts_with('/')).map(str::to_owned),
+        blind: unread_except(configuration, &is_config),
+    }
+}
+
 /// A part of the configuration that cannot be read: unit, drop-in of the unit or environment file. The command line beats
 /// config.yaml, so what was read elsewhere proves nothing.
 fn unread(configuration: &Configuration) -> Option<String> {
+    unread_except(configuration, &|_| false)
+}
+
+/// The same, leaving out problems of some files.
+fn unread_except(configuration: &Configuration, left_out: &dyn Fn(&Option<String>) -> bool) -> Option<String> {
     let in_words = |path: &Option<String>, detail: &str| match path {
         Some(path) => format!("{path}: {detail}"),
         None => detail.to_owned(),
     };
     let of_kubelet = |path: &Option<String>| path.as_deref().is_some_and(|path| path.contains("/kubelet.conf.d"));
-    let problem = configuration.problems.iter().find(|p| p.is_blindness() && !of_kubelet(&p.path));
+    let problem =
+        configuration.problems.iter().find(|p| p.is_blindness() && !of_kubelet(&p.path) && !left_out(&p.path));
     let problem = problem.map(|p| in_words(&p.path, &p.detail));
     problem.or_else(|| {
         let blind = |detail: &str| detail.contains("cannot be read: ") || detail.contains("cannot be listed: ");

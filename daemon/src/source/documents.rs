@@ -61,15 +61,15 @@ fn each<T>(paths: &[String], look: impl Fn(&String) -> Observation<T>) -> BTreeM
 fn kubelet_dropins(host: &Host, folder: &str) -> BTreeMap<String, Observation<serde_json::Value>> {
     let matches = host.glob(&format!("{folder}/**"));
     let mut found = BTreeMap::new();
-    for problem in matches.problems.iter().filter(|p| !p.reason.is_absent()) {
-        let path = problem.path.to_string_lossy().into_owned();
-        found.insert(path, observation(Err(problem.reason.clone())));
+    for problem in matches.problems.into_iter().filter(|p| !p.reason.is_absent()) {
+        found.insert(problem.path, observation(Err(problem.reason)));
     }
-    for path in matches.paths.iter().filter_map(|p| p.to_str()).filter(|p| p.ends_with(".conf")).take(MOST_DROPINS) {
+    for path in matches.paths.into_iter().filter(|p| p.ends_with(".conf")).take(MOST_DROPINS) {
         if host.stat(path.as_ref()).is_ok_and(|meta| meta.kind == picket_host::Kind::Folder) {
             continue;
         }
-        found.insert(path.to_owned(), parsed(host, path, LARGEST, |bytes, _| parse_yaml_map(bytes)));
+        let seen = parsed(host, &path, LARGEST, |bytes, _| parse_yaml_map(bytes));
+        found.insert(path, seen);
     }
     found
 }

@@ -21,23 +21,20 @@ fn look(host: &Host, pattern: &FilePattern, snapshot: &mut Snapshot) {
     let base = pattern.base();
     if pattern.is_plain() {
         folder(host, base, snapshot);
-        file(host, Path::new(pattern.as_str()), snapshot);
+        file(host, pattern.as_str(), snapshot);
         return;
     }
     let matches = host.glob(pattern.as_str());
-    for path in &matches.folders {
-        if let Some(path) = path.to_str() {
-            snapshot.folders.insert(path.to_owned(), Observation::from(Folder { complete: true }));
-        }
+    for path in matches.folders {
+        // Another pattern may have found more in it than it could take.
+        snapshot.folders.entry(path).or_insert_with(|| Observation::from(Folder { complete: true }));
     }
-    for problem in &matches.problems {
-        if let Some(path) = problem.path.to_str() {
-            let seen = match &problem.reason {
-                ReadError::TooLarge { .. } => Observation::from(Folder { complete: false }),
-                other => observation(Err(other.clone())),
-            };
-            snapshot.folders.insert(path.to_owned(), seen);
-        }
+    for problem in matches.problems {
+        let seen = match problem.reason {
+            ReadError::TooMany { .. } | ReadError::TooDeep { .. } => Observation::from(Folder { complete: false }),
+            other => observation(Err(other)),
+        };
+        snapshot.folders.insert(problem.path, seen);
     }
     if !snapshot.folders.contains_key(base) {
         folder(host, base, snapshot);
@@ -60,14 +57,12 @@ fn folder(host: &Host, path: &str, snapshot: &mut Snapshot) {
     snapshot.folders.insert(path.to_owned(), seen);
 }
 
-fn file(host: &Host, path: &Path, snapshot: &mut Snapshot) {
-    // A name that is no text cannot be a subject; what it stands for is still seen by its folder's listing.
-    let Some(name) = path.to_str() else { return };
-    if snapshot.files.contains_key(name) {
+fn file(host: &Host, path: &str, snapshot: &mut Snapshot) {
+    if snapshot.files.contains_key(path) {
         return;
     }
-    let seen = observation(host.lstat(path).map(|meta| facts(host, path, &meta)));
-    snapshot.files.insert(name.to_owned(), seen);
+    let seen = observation(host.lstat(path.as_ref()).map(|meta| facts(host, path.as_ref(), &meta)));
+    snapshot.files.insert(path.to_owned(), seen);
 }
 
 /// Metadata of a path, with the end of the chain if it is a link.

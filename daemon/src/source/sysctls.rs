@@ -48,8 +48,10 @@ fn persisted(host: &Host) -> Observation<PersistedSysctls> {
         };
         any = true;
         for entry in entries {
-            let Some(name) = entry.name.to_str().filter(|n| n.ends_with(".conf")) else { continue };
-            let path = format!("{folder}/{name}");
+            if !entry.name.ends_with(".conf") {
+                continue;
+            }
+            let path = format!("{folder}/{}", entry.name);
             match host.read(path.as_ref(), LARGEST) {
                 Ok(content) => contents.push((path, content.bytes)),
                 // A link to /dev/null switches a vendor's file off; under a root there may be no /dev at all.

@@ -231,13 +231,15 @@ fn join_token(host: &Host, snapshot: &Snapshot) -> Observation<JoinToken> {
         Err(reason) => return Observation::unreadable(format!("{path}: {reason}")),
     };
     match form_at(&content, line, &evidence) {
-        Some(form) => Observation::from(JoinToken { form, evidence }),
+        Some(Ok(form)) => Observation::from(JoinToken { form, evidence }),
+        Some(Err(bad)) => Observation::unreadable(format!("{path}, line {line}: {bad}")),
         None => Observation::unreadable(format!("{path}: no token found on line {line} any more")),
     }
 }
 
-/// The form of the token that stands on a line of a configuration, environment or unit file.
-fn form_at(bytes: &[u8], line: u32, evidence: &Evidence) -> Option<TokenForm> {
+/// The form of the token that stands on a line of a configuration, environment or unit file, or what is wrong with it;
+/// none where nothing stands there.
+fn form_at(bytes: &[u8], line: u32, evidence: &Evidence) -> Option<Result<TokenForm, BadToken>> {
     let text = std::str::from_utf8(bytes).ok()?;
     let index = usize::try_from(line).ok()?.checked_sub(1)?;
     let token = if evidence.layer.as_deref() == Some("command-line") {
@@ -267,7 +269,10 @@ fn form_at(bytes: &[u8], line: u32, evidence: &Evidence) -> Option<TokenForm> {
         value.to_owned()
     };
     let token = zeroize::Zeroizing::new(token);
-    split(token.as_bytes()).ok().map(|(form, _)| form)
+    match split(token.as_bytes()) {
+        Err(BadToken::Empty) => None,
+        read => Some(read.map(|(form, _)| form)),
+    }
 }
 
 #[cfg(test)]
@@ -318,12 +323,14 @@ mod tests {
         let full = format!("K10{HASH}::server:abc");
         let check =
             |text: String, line: u32, layer: &str| form_at(text.as_bytes(), line, &Evidence::at("x", "").layer(layer));
-        let want = Some(TokenForm::Full { user: "server".into() });
+        let want = Some(Ok(TokenForm::Full { user: "server".into() }));
         assert_eq!(check(format!("a: 1\ntoken: {full} # x\n"), 2, "config-file"), want);
         assert_eq!(check(format!("token: \"{full}\"\n"), 1, "config-file"), want);
         assert_eq!(check(format!("K3S_TOKEN='{full}'\n"), 1, "environment"), want);
         assert_eq!(check(format!("ExecStart=k3s agent \\\n '--token' \\\n '{full}' \\\n"), 2, "command-line"), want);
         assert_eq!(check(format!("ExecStart=k3s agent --token={full}\n"), 1, "command-line"), want);
-        assert_eq!(check("token: short\n".into(), 1, "config-file"), Some(TokenForm::Short));
+        assert_eq!(check("token: short\n".into(), 1, "config-file"), Some(Ok(TokenForm::Short)));
+        assert_eq!(check("K3S_TOKEN='K10abc'\n".into(), 1, "environment"), Some(Err(BadToken::Broken)));
+        assert_eq!(check("K3S_TOKEN=\n".into(), 1, "environment"), None);
     }
 }

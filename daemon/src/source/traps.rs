@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use picket_checks::{Trapped, Traps};
+use picket_checks::{REGISTRIES_FILE, Trapped, Traps};
 use picket_host::{Host, Kind, ReadError};
 use picket_k3s::{REDACTED, Trap};
 use picket_model::Evidence;
@@ -52,6 +52,7 @@ pub fn observe(host: &Host, configuration: &Configuration) -> Traps {
     }
     traps.read = configuration.sources().iter().filter(|path| is_file(host, path)).cloned().collect();
     secrets(host, configuration, &mut traps);
+    files_of_secrets(host, configuration, &mut traps);
     registries(host, configuration, &mut traps);
     traps
 }
@@ -94,13 +95,60 @@ fn secrets(host: &Host, configuration: &Configuration, traps: &mut Traps) {
     }
 }
 
+/// Options that name a file with a secret in it.
+const NAMES_A_SECRET: [&str; 3] = ["token-file", "agent-token-file", "vpn-auth-file"];
+
+/// Files beside those of the configuration that are looked at for traps: a change of them is one of the configuration.
+pub fn also(configuration: &Configuration) -> impl Iterator<Item = String> {
+    secret_files(configuration).map(|(_, path, _)| path).chain(registries_file(configuration))
+}
+
+/// Files with a secret in them, each with the option that names it and where that stands.
+fn secret_files(
+    configuration: &Configuration,
+) -> impl Iterator<Item = (&'static str, String, &picket_k3s::OptionValue)> {
+    NAMES_A_SECRET.into_iter().filter_map(|name| {
+        let value = configuration.option(name).filter(|v| !v.value.is_empty())?;
+        // systemd starts K3s in `/`.
+        Some((name, format!("/{}", value.value.trim_start_matches('/')), value))
+    })
+}
+
+/// Secrets in files of their own that others can read.
+fn files_of_secrets(host: &Host, configuration: &Configuration, traps: &mut Traps) {
+    for (name, path, named) in secret_files(configuration) {
+        let at = |detail: String| Evidence { path: Some(path.clone()), line: None, layer: None, detail };
+        match host.stat(path.as_ref()) {
+            Ok(meta) if meta.mode & OTHERS_READ != 0 => traps.seen.push(Trapped {
+                kind: "readable-secret".to_owned(),
+                option: Some(name.to_owned()),
+                evidence: at(format!(
+                    "`{name}` ({}) names this file of mode {:04o}, which others can read",
+                    named.path.as_deref().unwrap_or("configuration"),
+                    meta.mode
+                )),
+            }),
+            Ok(_) | Err(ReadError::Absent) => {}
+            Err(reason) => traps.blind.push(at(format!("the mode of this file is not known: {reason}"))),
+        }
+    }
+}
+
+/// `registries.yaml`, or what `private-registry` names in its place; none where that is a relative path.
+fn registries_file(configuration: &Configuration) -> Option<String> {
+    match configuration.option("private-registry") {
+        Some(named) => named.value.starts_with('/').then(|| named.value.clone()),
+        None => Some(REGISTRIES_FILE.to_owned()),
+    }
+}
+
 /// Passwords of registries, in a file that others can read.
 fn registries(host: &Host, configuration: &Configuration, traps: &mut Traps) {
-    let path = configuration
-        .option("private-registry")
-        .map(|v| v.value.clone())
-        .filter(|path| path.starts_with('/'))
-        .unwrap_or_else(|| "/etc/rancher/k3s/registries.yaml".to_owned());
+    let Some(path) = registries_file(configuration) else {
+        let detail = "private-registry names a relative path: which file that is, is not known".to_owned();
+        traps.blind.push(Evidence { path: None, line: None, layer: None, detail });
+        return;
+    };
     let content = match host.read(path.as_ref(), LARGEST) {
         Ok(content) => content,
         Err(ReadError::Absent) => return,

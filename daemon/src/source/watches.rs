@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use picket_checks::{Catalogue, SYSCTL_FOLDERS};
 use picket_host::{Host, Kind};
 
-use super::{Seen, Source, certificates, needs};
+use super::{Seen, Source, certificates, needs, traps};
 
 /// Folders to be watched. Files are not: a watch on a file is deaf after the first rename.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,6 +25,9 @@ pub fn watches(host: &Host, catalogue: &Catalogue, seen: &Seen) -> Watches {
 
     for path in seen.configuration.sources() {
         add(Source::Config, path);
+    }
+    for path in traps::also(&seen.configuration) {
+        add(Source::Config, &path);
     }
     for path in snapshot.files.keys().chain(snapshot.folders.keys()) {
         add(Source::Files, path);
@@ -48,8 +51,8 @@ pub fn watches(host: &Host, catalogue: &Catalogue, seen: &Seen) -> Watches {
         add(Source::PersistedSysctls, folder);
         // Drop-ins may be links, such as Debian's 99-sysctl.conf.
         for entry in host.list(folder.as_ref(), 1024).unwrap_or_default() {
-            if let (Kind::Link, Some(name)) = (entry.kind, entry.name.to_str()) {
-                add(Source::PersistedSysctls, &format!("{folder}/{name}"));
+            if entry.kind == Kind::Link {
+                add(Source::PersistedSysctls, &format!("{folder}/{}", entry.name));
             }
         }
     }

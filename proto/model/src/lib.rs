@@ -10,12 +10,15 @@
 //! | need: what a detection looks for in the audit log | [`DetectionNeed`] |
 //! | event: a numbered change on the node | [`Event`] |
 //!
+//! [`name`] writes names of files as text.
+//!
 //! Invariants: nothing here does I/O, waits, looks at a clock or logs. No type here holds a secret.
 
 mod detection;
 mod event;
 mod finding;
 mod ids;
+pub mod name;
 mod need;
 mod node;
 mod observation;

@@ -66,7 +66,7 @@ fn old_controls_are_listed_only_with_their_benchmark() {
 
 #[test]
 fn what_the_host_must_look_at_follows_the_data_dir() {
-    let needs = Needs::of(&policy().catalogue, "/srv/k3s", &[]);
+    let needs = Needs::of(&policy().catalogue, "/srv/k3s", &[], &Places::default());
     assert!(needs.files.iter().all(|p| !p.as_str().starts_with("/var/lib/rancher")));
     assert!(needs.files.contains(&FilePattern::new("/srv/k3s/server/tls/**")));
     assert!(needs.files.contains(&FilePattern::new("/srv/k3s/data/current/bin/*")));

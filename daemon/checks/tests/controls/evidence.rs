@@ -217,6 +217,7 @@ fn take_away(snap: &mut Snapshot, key: &SourceKey) {
         SourceKey::Configuration => {
             snap.declared = blind();
             snap.traps = blind();
+            snap.places = std::sync::Arc::new(Places { blind: Some("lost".to_owned()), ..Places::default() });
             snap.running = Observation::Absent;
         }
         SourceKey::KubeletDropins => blind_all(&mut snap.kubelet_dropins),

@@ -260,8 +260,9 @@ pub(crate) fn node(role: Role) -> Snapshot {
     let mut snap = Snapshot::blank(now());
     snap.role = Some(role);
     snap.k3s_version = Some("v1.36.2+k3s1".to_owned());
+    snap.places = Arc::default();
     snap.k3s_started_at = Observation::from(ago(5));
-    let needs = Needs::of(&policy.catalogue, DATA, &[&config]);
+    let needs = Needs::of(&policy.catalogue, DATA, &[&config], &Places::default());
     for pattern in &needs.files {
         let mut path = pattern.as_str().replace("/**/", "/").replace("**", "x.conf").replace('*', "x");
         if !pattern.is_plain() && pattern.base().ends_with("tls") {
