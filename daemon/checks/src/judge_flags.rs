@@ -197,7 +197,8 @@ fn from_dropins(ctx: Context<'_>, leaf: Option<&str>, option: Option<&str>) -> F
             };
         }
     };
-    let setting = leaves.get(leaf);
+    // The kubelet drops a zero from this field when it lays its files together: only a flag can close the port.
+    let setting = leaves.get(leaf).filter(|s| !(leaf == "readOnlyPort" && s.value == "0"));
     match option {
         // K3s writes the option into its own file at the next start; what another drop-in says comes after it.
         Some(option) if setting.is_none_or(|s| s.evidence.layer.as_deref() == Some("k3s-default")) => {

@@ -78,6 +78,14 @@ fn versions_that_differ_are_unknown_unless_all_give_the_same() {
         flags.insert("read-only-port".to_owned(), Flag { possible: vec![vec![setting("10255")], vec![]] });
     });
     assert_eq!(status(&snap, "kubelet-read-only-port"), Fail);
+    // K3s 1.32.0 to 1.32.3 pass no such flag, and a zero in a drop-in is lost.
+    set_flag(&mut snap, "kubelet", "read-only-port", &[]);
+    assert_eq!(status(&snap, "kubelet-read-only-port"), Fail);
+    snap.kubelet_dropins.insert(
+        format!("{DATA}/agent/etc/kubelet.conf.d/50-port.conf"),
+        Observation::from(serde_json::json!({"readOnlyPort": 0})),
+    );
+    assert_eq!(status(&snap, "kubelet-read-only-port"), Fail);
 }
 
 #[test]
