@@ -415,8 +415,17 @@ fn encryption() {
     set_option(&mut snap, "kube-apiserver-arg", &["encryption-provider-config=/x.json"]);
     assert_eq!(status(&snap, "k3s-encryption-config-not-overridden"), Fail);
 
+    let strong = "apiserver-encryption-provider-strong";
+    snap.encryption_configs.insert(path.clone(), Observation::from(parse(&aescbc("k"))));
+    let mut off = snap.clone();
+    set_flag(&mut off, "kube-apiserver", "encryption-provider-config", &[]);
+    assert_eq!(status(&off, strong), Fail, "a file nobody reads encrypts nothing");
+    set_flag(&mut off, "kube-apiserver", "encryption-provider-config", &["/etc/enc.yaml"]);
+    folder(&mut off, "/etc");
+    off.files.insert("/etc/enc.yaml".to_owned(), Observation::Absent);
+    assert_eq!(status(&off, strong), Unknown, "a file that is named and missing");
     snap.files.insert(path, Observation::Absent);
-    assert_eq!(status(&snap, "apiserver-encryption-provider-strong"), Fail, "no file");
+    assert_eq!(status(&snap, strong), Fail, "no file");
     assert_eq!(status(&snap, "secrets-encryption-key-age"), NotApplicable);
 }
 
