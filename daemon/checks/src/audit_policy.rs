@@ -189,7 +189,7 @@ impl AuditPolicy {
             {
                 continue;
             }
-            met.push(Met { rule: Some((index, rule)), level: rule.effective_level() });
+            met.push(Met { rule: Some((index, rule)), level: rule.effective_level(request) });
             if cover == Cover::All {
                 return met;
             }
@@ -216,6 +216,13 @@ pub(crate) struct Request<'a> {
     /// None: the resource itself.
     pub(crate) subresource: Option<&'a str>,
     pub(crate) verb: &'a str,
+}
+
+impl Request<'_> {
+    /// Whether its answer goes on for long: only such requests, and those whose login failed, have `ResponseStarted`.
+    pub(crate) fn is_long(&self) -> bool {
+        self.verb == "watch" || matches!(self.subresource, Some("attach" | "exec" | "log" | "portforward" | "proxy"))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -347,11 +354,12 @@ impl AuditRule {
             && later.resources.iter().all(|theirs| self.resources.iter().any(|m| m.holds(theirs)))
     }
 
-    /// What really reaches the log: a rule that omits both the first and the last stage logs nothing of a request that
+    /// What really reaches the log: a rule that omits every stage such a request goes through logs nothing of one that
     /// goes well.
-    fn effective_level(&self) -> Level {
+    fn effective_level(&self, request: &Request<'_>) -> Level {
         let omits = |stage: &str| self.omit_stages.iter().any(|s| s == stage);
-        if omits("RequestReceived") && omits("ResponseComplete") { Level::None } else { self.level }
+        let started = request.is_long() && !omits("ResponseStarted");
+        if omits("RequestReceived") && omits("ResponseComplete") && !started { Level::None } else { self.level }
     }
 
     /// Whether it is for the components of Kubernetes alone, which act without a person behind them.

@@ -113,11 +113,15 @@ fn levels(control: &Control, policy: &AuditPolicy, path: &str) -> Vec<Row> {
             // A name no rule can know stands for any subresource.
             let subs: &[Option<&str>] = if any_subresource { &[sub, Some("any-subresource")] } else { &[sub] };
             let mut worst: Option<(Met<'_>, &str)> = None;
+            let mut excepted = None;
             for sub in subs {
                 for verb in verbs.iter().filter(|verb| verb_fits(*sub, verb)) {
                     for met in policy.meet(&Request { group, resource, subresource: *sub, verb }) {
                         // Exceptions for components that act for nobody do not hide what people do.
                         if !maximum && met.rule.is_some_and(|(_, rule)| rule.only_for_components()) {
+                            if met.level < limit {
+                                excepted = excepted.or(met.rule.map(|(index, _)| index + 1));
+                            }
                             continue;
                         }
                         let worse = worst.as_ref().is_none_or(|(seen, _)| {
@@ -145,7 +149,9 @@ fn levels(control: &Control, policy: &AuditPolicy, path: &str) -> Vec<Row> {
                 Some((index, _)) => format!("rule {}", index + 1),
                 None => "no rule".to_owned(),
             };
-            let words = if good {
+            let words = if let Some(rule) = excepted.filter(|_| good) {
+                format!("at least {} but for components of the cluster (rule {rule})", met.level.as_str())
+            } else if good {
                 format!("{} {} everywhere", if maximum { "at most" } else { "at least" }, met.level.as_str())
             } else {
                 format!("{verb} can be logged at {}: {place}", met.level.as_str())

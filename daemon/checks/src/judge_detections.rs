@@ -133,7 +133,7 @@ fn sight(need: &DetectionNeed, policy: &AuditPolicy, asked: Asked) -> Sight {
                     if met.rule.is_some_and(|(_, rule)| rule.only_for_components()) {
                         continue;
                     }
-                    match lacks(need, &met, asked) {
+                    match lacks(need, &request, &met, asked) {
                         None => seen = true,
                         Some(reason) => {
                             missed.get_or_insert(reason);
@@ -190,16 +190,19 @@ fn targets(need: &DetectionNeed) -> Vec<(&str, &str)> {
 }
 
 /// What a rule of the policy keeps from the detection.
-fn lacks(need: &DetectionNeed, met: &Met<'_>, asked: Asked) -> Option<String> {
+fn lacks(need: &DetectionNeed, request: &Request<'_>, met: &Met<'_>, asked: Asked) -> Option<String> {
     let Some((index, rule)) = met.rule else { return Some("no rule takes these requests".to_owned()) };
     let place = format!("rule {}", index + 1);
-    if met.level == Level::None {
+    // What looks for the start of an answer alone looks for failed logins, which have no other stage.
+    let logins = need.stages.iter().all(|stage| stage == "ResponseStarted") && !need.stages.is_empty();
+    if rule.level == Level::None || (met.level == Level::None && !logins) {
         return Some(format!("{place} logs nothing"));
     }
     let omitted = |stage: &String| rule.omit_stages.contains(stage);
-    if !need.stages.is_empty() && need.stages.iter().all(omitted) {
+    let occurs = |stage: &&String| logins || request.is_long() || *stage != "ResponseStarted";
+    if !need.stages.is_empty() && need.stages.iter().filter(occurs).all(omitted) {
         return Some(format!("{place} omits the stage {}", need.stages.join(" and ")));
     }
-    (asked == Asked::Bodies && met.level < Level::Request)
-        .then(|| format!("{place} logs them at {}", met.level.as_str()))
+    (asked == Asked::Bodies && rule.level < Level::Request)
+        .then(|| format!("{place} logs them at {}", rule.level.as_str()))
 }

@@ -122,7 +122,16 @@ fn found(values: &[Setting]) -> Found {
 
 fn option_item(ctx: Context<'_>, what: &str) -> Option<(String, Vec<Found>)> {
     if let Some(flag) = what.strip_prefix("kube-proxy-arg: ") {
-        return Some((what.to_owned(), flag_found(ctx, "kube-proxy", flag)));
+        let named = flag_found(ctx, "kube-proxy", "--config").into_iter().find_map(|found| match found {
+            Found::Values(values) => values.last().map(|s| s.value.clone()).filter(|path| !path.is_empty()),
+            Found::Absent | Found::Unknown(_) => None,
+        });
+        // A file of its own stands in for the flags of kube-proxy.
+        let found = match named {
+            Some(path) => vec![Found::Unknown(format!("kube-proxy takes its settings from {path}, which is not read"))],
+            None => flag_found(ctx, "kube-proxy", flag),
+        };
+        return Some((what.to_owned(), found));
     }
     if what.starts_with("K3S_") || what.contains(' ') && !what.starts_with("config.yaml: ") {
         // A variable is another way to set an option that is listed too.
@@ -198,7 +207,8 @@ fn from_dropins(ctx: Context<'_>, leaf: Option<&str>, option: Option<&str>) -> F
             };
         }
     };
-    let setting = leaves.get(leaf);
+    // The kubelet drops a zero from this field when it lays its files together: only a flag can close the port.
+    let setting = leaves.get(leaf).filter(|s| !(leaf == "readOnlyPort" && s.value == "0"));
     match option {
         // K3s writes the option into its own file at the next start; what another drop-in says comes after it.
         Some(option) if setting.is_none_or(|s| s.evidence.layer.as_deref() == Some("k3s-default")) => {
@@ -251,6 +261,10 @@ fn compare(ctx: Context<'_>, control: &Control, name: &str, found: Found, wanted
     }
     let last = values.last().map(|s| s.value.trim()).unwrap_or_default().to_owned();
     let list = elements(values.iter().map(|s| s.value.as_str()));
+    // To the API server a list of modes without any is none at all.
+    if list.is_empty() && expected.if_absent == Some(IfAbsent::AuthorizationConfig) {
+        return absent(ctx, control, name);
+    }
     let verdict: Result<bool, String> = match expected.op {
         Op::Eq | Op::EqAll => Ok(wanted.iter().any(|w| same(&last, w))),
         Op::In => Ok(wanted.iter().any(|w| same(&last, w))),
@@ -262,13 +276,13 @@ fn compare(ctx: Context<'_>, control: &Control, name: &str, found: Found, wanted
             None => Err("the catalogue gives no value".to_owned()),
         },
         Op::Has => {
-            let has = wanted.iter().all(|w| list.iter().any(|e| same_element(e, w)));
+            let has = wanted.iter().all(|w| holds(&list, w));
             match expected.list(Modifier::AndConfigSection).first() {
                 Some(section) if has => return with_section(ctx, name, section, &values),
                 _ => Ok(has),
             }
         }
-        Op::NotHas => Ok(!wanted.iter().any(|w| list.iter().any(|e| same_element(e, w)))),
+        Op::NotHas => Ok(!wanted.iter().any(|w| holds(&list, w))),
         Op::SubsetOf => {
             if list.is_empty() {
                 return absent(ctx, control, name);
@@ -323,6 +337,17 @@ fn compare(ctx: Context<'_>, control: &Control, name: &str, found: Found, wanted
     match verdict {
         Ok(good) => Row::pass_if(name, good, shown).with_all(evidence),
         Err(reason) => Row::unknown(name, reason).with_all(evidence),
+    }
+}
+
+/// Whether a list has an element. Of `name=value` the last of that name counts, as in a component's map.
+fn holds(list: &[&str], wanted: &str) -> bool {
+    match wanted.split_once('=') {
+        Some((name, _)) => {
+            let named = |e: &&&str| e.split_once('=').is_some_and(|(key, _)| key.trim() == name);
+            list.iter().rfind(named).is_some_and(|e| same_element(e, wanted))
+        }
+        None => list.contains(&wanted),
     }
 }
 
@@ -453,6 +478,20 @@ fn psa_config<'a>(ctx: Context<'a>) -> Result<(String, &'a crate::admission::Adm
 
 fn psa_defaults(ctx: Context<'_>, control: &Control) -> Row {
     let name = subject(ctx, control);
+    let off = |found: &Found| match found {
+        Found::Values(values) => elements(values.iter().map(|s| s.value.as_str())).contains(&"PodSecurity"),
+        Found::Absent | Found::Unknown(_) => false,
+    };
+    // Without its plugin the configuration enforces nothing.
+    let disabled = flag_found(ctx, "kube-apiserver", "--disable-admission-plugins");
+    if let Some(Found::Values(values)) = disabled.iter().find(|found| off(found)) {
+        let words = "disable-admission-plugins turns PodSecurity off: its configuration enforces nothing";
+        let status = if disabled.iter().all(off) { Status::Fail } else { Status::Unknown };
+        return Row::new(name, status, words).with_all(values.iter().map(|s| s.evidence.clone()));
+    }
+    if let Some(Found::Unknown(reason)) = disabled.into_iter().find(|found| matches!(found, Found::Unknown(_))) {
+        return Row::unknown(name, reason);
+    }
     let (path, config) = match psa_config(ctx) {
         Ok(found) => found,
         Err(Unnamed::NotSet(_)) => return absent(ctx, control, &name),
@@ -578,14 +617,15 @@ fn kubeconfig_mode(ctx: Context<'_>, control: &Control) -> Row {
     let Some(setting) = config.option(name) else { return absent(ctx, control, name) };
     let Some(limit) = control.expected.mode() else { return Row::unknown(name, "the catalogue gives no mode") };
     let evidence = setting.evidence.clone();
-    // K3s reads the text as octal; what YAML made of an unquoted number stands here already.
-    match u32::from_str_radix(setting.value.trim().trim_start_matches("0o"), 8) {
-        Ok(mode) => Row::pass_if(name, mode & !limit & 0o7777 == 0, setting.value.clone()).with(evidence),
+    // K3s reads the text as octal, without a prefix; what YAML made of an unquoted number stands here already.
+    let (good, observed) = match i64::from_str_radix(&setting.value, 8) {
+        Ok(mode) => (mode & !i64::from(limit) & 0o777 == 0, setting.value.clone()),
+        Err(_) if setting.value.is_empty() => (true, "set to nothing: the file gets 0600".to_owned()),
         Err(_) => {
-            Row::unknown(name, format!("{:?} is no octal mode: K3s would fail to write the file so", setting.value))
-                .with(evidence)
+            (true, format!("{} is no octal mode: K3s logs an error, and the file keeps 0600", clip(&setting.value)))
         }
-    }
+    };
+    Row::pass_if(name, good, observed).with(evidence)
 }
 
 /// Drop-ins after K3s's own must not weaken what it sets.
@@ -605,7 +645,7 @@ fn dropins(ctx: Context<'_>, control: &Control) -> Vec<Row> {
             Observation::Unreadable { reason } => rows.push(Row::unknown(path, format!("cannot be read: {reason}"))),
             Observation::Value { value } => {
                 let weaker: Vec<String> =
-                    fields.iter().filter_map(|field| weakness(field, value.get(field)?)).collect();
+                    fields.iter().filter_map(|field| weakness(ctx, field, value.get(field)?)).collect();
                 let row = if weaker.is_empty() {
                     Row::new(path, Status::Pass, "weakens nothing")
                 } else {
@@ -626,12 +666,13 @@ fn dropins(ctx: Context<'_>, control: &Control) -> Vec<Row> {
 }
 
 /// How a field of a drop-in is weaker than what K3s sets; none when it is not. A null takes K3s's own value away.
-fn weakness(field: &str, value: &Value) -> Option<String> {
+fn weakness(ctx: Context<'_>, field: &str, value: &Value) -> Option<String> {
     if value.is_null() {
         return Some(format!("{field} is removed"));
     }
     let at = |path: &str| path.split('.').try_fold(value, |v, part| v.get(part));
     let word = |v: &Value| crate::document::scalar(v).unwrap_or_else(|| "a structure".to_owned());
+    let own = |v: &Value, name: &str| v.as_str() == Some(&format!("{}/agent/{name}", ctx.snap.data_dir));
     match field {
         "authentication" => {
             let mut out = Vec::new();
@@ -641,8 +682,14 @@ fn weakness(field: &str, value: &Value) -> Option<String> {
             if at("webhook.enabled").is_some_and(|v| v != &Value::Bool(true)) {
                 out.push("authentication.webhook is not on");
             }
-            if at("x509.clientCAFile").is_some_and(|v| v.as_str().is_none_or(str::is_empty)) {
-                out.push("authentication.x509.clientCAFile is emptied");
+            match at("x509.clientCAFile") {
+                Some(v) if v.as_str().is_none_or(str::is_empty) => {
+                    out.push("authentication.x509.clientCAFile is emptied");
+                }
+                Some(v) if !own(v, "client-ca.crt") => {
+                    out.push("authentication.x509.clientCAFile is not the cluster's CA")
+                }
+                _ => {}
             }
             for part in ["anonymous", "webhook", "x509"] {
                 if at(part).is_some_and(Value::is_null) {
@@ -662,7 +709,14 @@ fn weakness(field: &str, value: &Value) -> Option<String> {
         }
         // Asking the cluster for a serving certificate replaces K3s's own and is no weakness in itself.
         "serverTLSBootstrap" => None,
-        "tlsCertFile" | "staticPodPath" => Some(format!("{field} = {} replaces K3s's own", word(value))),
+        "tlsCertFile" | "tlsPrivateKeyFile" | "staticPodPath" => {
+            let name = match field {
+                "tlsCertFile" => "serving-kubelet.crt",
+                "tlsPrivateKeyFile" => "serving-kubelet.key",
+                _ => "pod-manifests",
+            };
+            (!own(value, name)).then(|| format!("{field} = {} replaces K3s's own", word(value)))
+        }
         "tlsCipherSuites" => {
             let weak: Vec<String> = texts(value).into_iter().filter(|suite| is_weak_suite(suite)).collect();
             (!weak.is_empty()).then(|| format!("tlsCipherSuites names {}", weak.join(", ")))

@@ -217,14 +217,25 @@ fn config_in_use(ctx: Context<'_>) -> Result<String, String> {
 }
 
 fn first_provider(ctx: Context<'_>, control: &Control) -> Row {
-    let path = match config_in_use(ctx) {
-        Ok(path) => path,
-        Err(reason) => return Row::unknown(own_config(ctx), reason),
+    let own = own_config(ctx);
+    let (path, passed) = match named(ctx, "encryption-provider-config") {
+        Ok(path) => (path, true),
+        Err(Unnamed::NotSet(_)) => (own.clone(), false),
+        Err(Unnamed::Unknown(reason)) => return Row::unknown(own, reason),
     };
     let config = match config(ctx, control, &path) {
         Ok(config) => config,
+        // A file that is named and missing is a missing source; K3s makes its own.
+        Err(row) if row.status == Status::Fail && path != own => {
+            return Row::unknown(path, "does not exist: the API server would not start");
+        }
         Err(row) => return row,
     };
+    if !passed {
+        let words =
+            "the API server is not given this file (secrets-encryption is off): new Secrets are stored in clear";
+        return Row::new(path.clone(), Status::Fail, words).with(Evidence::at(path, words));
+    }
     let resource = control.expected.list(Modifier::Resource).into_iter().next().unwrap_or_else(|| "secrets".to_owned());
     match config.group_for(&resource).and_then(|group| group.providers.first()) {
         None => Row::new(path.clone(), Status::Fail, format!("no provider for {resource}: they are stored in clear"))

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use picket_k3s::{Ask, EffectiveConfig, K3sVersion, MemoryFiles, effective};
+use picket_k3s::{AcrossVersions, Ask, EffectiveConfig, K3sVersion, MemoryFiles, effective};
 use picket_model::Role;
 
 const MAIN: &str = "/etc/rancher/k3s/config.yaml";
@@ -100,6 +100,28 @@ fn ports() {
         "https-listen-port: 8443\n",
         &[("kube-apiserver", "secure-port", &["8444"]), ("kube-apiserver", "advertise-port", &["8443"])],
     );
+}
+
+/// CVE-2025-46599: those versions leave the kubelet's port without authentication open.
+#[test]
+fn the_read_only_port_is_closed_except_by_1_32_0_to_1_32_3() {
+    for role in [Role::Server, Role::Agent] {
+        for (version, wanted) in
+            [((31, 14), &["0"][..]), ((32, 0), &[]), ((32, 3), &[]), ((32, 4), &["0"]), ((33, 0), &["0"])]
+        {
+            let version = K3sVersion::new(1, version.0, version.1);
+            check(role, version, "{}\n", &[("kubelet", "read-only-port", wanted)]);
+            let argument = "kubelet-arg: [read-only-port=0]\n";
+            check(role, version, argument, &[("kubelet", "read-only-port", &["0"])]);
+        }
+    }
+    // Nothing on an agent tells those versions from others.
+    let files = MemoryFiles::new().file(MAIN, "{}\n").dir("/var/lib/rancher/k3s/agent/etc/kubelet.conf.d");
+    let config = effective(&files, &Ask { role: Some(Role::Agent), ..Ask::default() });
+    let across = config.flag_across("kubelet", "read-only-port");
+    let AcrossVersions::Differs(runs) = across else { panic!("{across:?}") };
+    let firsts: Vec<String> = runs.iter().map(|(version, values)| format!("{version}: {}", values.len())).collect();
+    assert_eq!(firsts, ["v1.32.0: 0", "v1.32.4: 1"]);
 }
 
 #[test]

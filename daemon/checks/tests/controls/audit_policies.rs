@@ -40,6 +40,13 @@ fn detections_that_see_nothing_are_named() {
     let (status, words) = blind("omitStages: [ResponseStarted]\nrules: [{level: Metadata}]");
     assert_eq!((status, words.as_str()), (Fail, "1 detection can see none of the requests they look for: login"));
 
+    // Of a failed login, and of what goes on for long, the start of the answer is left.
+    let (status, words) = blind("omitStages: [RequestReceived, ResponseComplete]\nrules: [{level: Metadata}]");
+    assert_eq!(status, Fail);
+    assert!(!words.contains("exec") && !words.contains("login") && words.contains("binding, "), "{words}");
+    let (status, words) = blind("omitStages: [ResponseComplete]\nrules: [{level: Metadata}]");
+    assert_eq!((status, words.as_str()), (Fail, "1 detection can see none of the requests they look for: binding"));
+
     let (status, words) = blind("rules: [{level: Metadata, resources: [{group: apps}]}]");
     assert_eq!(status, Fail);
     assert!(words.contains("exec, binding, token"), "{words}");
@@ -144,6 +151,14 @@ fn a_rule_behind_one_that_takes_the_same_requests_counts_for_nothing() {
     };
     assert_eq!(deployments(rules), Pass);
     assert_eq!(deployments(&rules.replace("None, namespaces: [a]", "None, namespaces: [a, b]")), Fail);
+}
+
+#[test]
+fn what_components_do_unlogged_is_not_called_logged() {
+    let words = |rules: &str| rows(&judged(rules), "audit-policy-workload-changes")[0].observed.clone();
+    assert_eq!(words("rules: [{level: Metadata}]"), "at least Metadata everywhere");
+    let excepted = words("rules:\n- {level: None, users: ['system:kube-proxy']}\n- {level: Metadata}");
+    assert_eq!(excepted, "at least Metadata but for components of the cluster (rule 1)");
 }
 
 #[test]

@@ -29,6 +29,9 @@ fn flags_are_compared_by_their_op() {
         ("authorization-mode", &["Node", "RBAC"], "apiserver-authz-rbac", Pass),
         ("authorization-mode", &["RBAC"], "apiserver-authz-node", Fail),
         ("authorization-mode", &[], "apiserver-authz-not-always-allow", Fail),
+        ("authorization-mode", &[""], "apiserver-authz-not-always-allow", Fail),
+        ("authorization-mode", &["", "Node,RBAC"], "apiserver-authz-not-always-allow", Pass),
+        ("authorization-mode", &[""], "apiserver-authz-rbac", Fail),
         ("enable-admission-plugins", &["EventRateLimit"], "apiserver-node-restriction", Fail),
         ("enable-admission-plugins", &["NodeRestrictionX"], "apiserver-node-restriction", Fail),
         ("enable-admission-plugins", &["AlwaysAdmit"], "apiserver-no-always-admit", Fail),
@@ -50,6 +53,18 @@ fn flags_are_compared_by_their_op() {
         ("bind-address", &["::1"][..], "kcm-bind-loopback", Pass),
         ("bind-address", &["0.0.0.0"], "kcm-bind-loopback", Fail),
         ("feature-gates", &["A=true,RotateKubeletServerCertificate=False"], "kcm-rotate-kubelet-server-cert", Fail),
+        (
+            "feature-gates",
+            &["RotateKubeletServerCertificate=false", "RotateKubeletServerCertificate=true"],
+            "kcm-rotate-kubelet-server-cert",
+            Pass,
+        ),
+        (
+            "feature-gates",
+            &["RotateKubeletServerCertificate=true,A=true", "RotateKubeletServerCertificate=false"],
+            "kcm-rotate-kubelet-server-cert",
+            Fail,
+        ),
         ("terminated-pod-gc-threshold", &["0"], "kcm-terminated-pod-gc", Fail),
         ("terminated-pod-gc-threshold", &["12500"], "kcm-terminated-pod-gc", Pass),
     ] {
@@ -77,6 +92,14 @@ fn versions_that_differ_are_unknown_unless_all_give_the_same() {
         let flags = config.components.get_mut("kubelet").unwrap();
         flags.insert("read-only-port".to_owned(), Flag { possible: vec![vec![setting("10255")], vec![]] });
     });
+    assert_eq!(status(&snap, "kubelet-read-only-port"), Fail);
+    // K3s 1.32.0 to 1.32.3 pass no such flag, and a zero in a drop-in is lost.
+    set_flag(&mut snap, "kubelet", "read-only-port", &[]);
+    assert_eq!(status(&snap, "kubelet-read-only-port"), Fail);
+    snap.kubelet_dropins.insert(
+        format!("{DATA}/agent/etc/kubelet.conf.d/50-port.conf"),
+        Observation::from(serde_json::json!({"readOnlyPort": 0})),
+    );
     assert_eq!(status(&snap, "kubelet-read-only-port"), Fail);
 }
 
@@ -118,6 +141,48 @@ fn a_plugin_without_its_configuration_fails() {
     // The labels of namespaces, which a node cannot see, may still hold the control.
     assert_eq!(status(&snap, "pss-control-in-place"), Unknown);
     assert_eq!(status(&server(), "pss-control-in-place"), Pass);
+}
+
+#[test]
+fn defaults_of_a_plugin_that_is_off_enforce_nothing() {
+    let snap = with_flag("kube-apiserver", "disable-admission-plugins", &["Priority, PodSecurity"]);
+    assert_eq!(status(&snap, "psa-defaults-enforced"), Fail);
+    assert_eq!(status(&snap, "pss-control-in-place"), Unknown, "labels need the plugin too, but another may stand in");
+    let snap = with_flag("kube-apiserver", "disable-admission-plugins", &["Priority"]);
+    assert_eq!(status(&snap, "psa-defaults-enforced"), Pass);
+}
+
+#[test]
+fn a_configuration_file_of_kube_proxy_stands_in_for_its_flags() {
+    let mut snap = with_flag("kube-proxy", "config", &["/kp.yaml"]);
+    assert_eq!(status(&snap, "kubeproxy-metrics-loopback"), Unknown);
+    set_flag(&mut snap, "kube-proxy", "metrics-bind-address", &["127.0.0.1:10249"]);
+    let verdicts = evaluate(&snap, &policy());
+    let row = rows(&verdicts, "kubeproxy-metrics-loopback")[0];
+    assert!(row.status == Unknown && row.observed.contains("/kp.yaml"), "{row:?}");
+    set_flag(&mut snap, "kube-proxy", "config", &[]);
+    assert_eq!(status(&snap, "kubeproxy-metrics-loopback"), Pass);
+}
+
+#[test]
+fn drop_ins_of_the_kubelet_may_repeat_what_k3s_sets_and_nothing_weaker() {
+    use serde_json::json;
+    let agent = format!("{DATA}/agent");
+    for (text, wanted) in [
+        (json!({"authentication": {"x509": {"clientCAFile": "/tmp/x.crt"}}}), Fail),
+        (json!({"authentication": {"x509": {"clientCAFile": ""}}}), Fail),
+        (json!({"authentication": {"x509": {"clientCAFile": format!("{agent}/client-ca.crt")}}}), Pass),
+        (json!({"tlsPrivateKeyFile": "/tmp/x.key"}), Fail),
+        (json!({"tlsCertFile": "/tmp/x.crt"}), Fail),
+        (json!({"tlsCertFile": format!("{agent}/serving-kubelet.crt")}), Pass),
+        (json!({"tlsPrivateKeyFile": format!("{agent}/serving-kubelet.key")}), Pass),
+        (json!({"staticPodPath": "/tmp/pods"}), Fail),
+    ] {
+        let mut snap = server();
+        let path = format!("{agent}/etc/kubelet.conf.d/50-a.conf");
+        snap.kubelet_dropins.insert(path, Observation::from(text.clone()));
+        assert_eq!(status(&snap, "kubelet-dropin-no-security-override"), wanted, "{text}");
+    }
 }
 
 #[test]
@@ -350,8 +415,17 @@ fn encryption() {
     set_option(&mut snap, "kube-apiserver-arg", &["encryption-provider-config=/x.json"]);
     assert_eq!(status(&snap, "k3s-encryption-config-not-overridden"), Fail);
 
+    let strong = "apiserver-encryption-provider-strong";
+    snap.encryption_configs.insert(path.clone(), Observation::from(parse(&aescbc("k"))));
+    let mut off = snap.clone();
+    set_flag(&mut off, "kube-apiserver", "encryption-provider-config", &[]);
+    assert_eq!(status(&off, strong), Fail, "a file nobody reads encrypts nothing");
+    set_flag(&mut off, "kube-apiserver", "encryption-provider-config", &["/etc/enc.yaml"]);
+    folder(&mut off, "/etc");
+    off.files.insert("/etc/enc.yaml".to_owned(), Observation::Absent);
+    assert_eq!(status(&off, strong), Unknown, "a file that is named and missing");
     snap.files.insert(path, Observation::Absent);
-    assert_eq!(status(&snap, "apiserver-encryption-provider-strong"), Fail, "no file");
+    assert_eq!(status(&snap, strong), Fail, "no file");
     assert_eq!(status(&snap, "secrets-encryption-key-age"), NotApplicable);
 }
 
@@ -619,7 +693,12 @@ fn options_of_k3s() {
         ("config", &["HTTP://example.com/config"], "k3s-config-not-plain-http", Fail),
         ("write-kubeconfig-mode", &["644"], "k3s-write-kubeconfig-mode", Fail),
         ("write-kubeconfig-mode", &["0600"], "k3s-write-kubeconfig-mode", Pass),
-        ("write-kubeconfig-mode", &["rw"], "k3s-write-kubeconfig-mode", Unknown),
+        ("write-kubeconfig-mode", &["420"], "k3s-write-kubeconfig-mode", Fail),
+        // K3s logs an error, and the file keeps 0600.
+        ("write-kubeconfig-mode", &["384"], "k3s-write-kubeconfig-mode", Pass),
+        ("write-kubeconfig-mode", &["0o644"], "k3s-write-kubeconfig-mode", Pass),
+        ("write-kubeconfig-mode", &["rw"], "k3s-write-kubeconfig-mode", Pass),
+        ("write-kubeconfig-mode", &[""], "k3s-write-kubeconfig-mode", Pass),
         ("etcd-s3-secret-key", &[Setting::HIDDEN], "k3s-etcd-s3-credentials", Fail),
         ("etcd-s3-insecure", &["true"], "k3s-etcd-s3-tls", Fail),
         ("protect-kernel-defaults", &[], "kubelet-protect-kernel-defaults", Fail),

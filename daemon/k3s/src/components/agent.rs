@@ -48,14 +48,10 @@ fn kube_proxy(inputs: &Inputs<'_>) -> Flags {
 fn kubelet(inputs: &Inputs<'_>) -> Flags {
     let agent = format!("{}/agent", inputs.data_dir());
     let mut d = Defaults::new();
-    put(
-        &mut d,
-        [
-            ("kubeconfig", format!("{agent}/kubelet.kubeconfig")),
-            ("read-only-port", "0".to_owned()),
-            ("node-labels", labels(inputs)),
-        ],
-    );
+    put(&mut d, [("kubeconfig", format!("{agent}/kubelet.kubeconfig")), ("node-labels", labels(inputs))]);
+    if inputs.closes_read_only_port() {
+        put(&mut d, [("read-only-port", "0")]);
+    }
     if inputs.on("rootless") {
         put(&mut d, [("root-dir", format!("{agent}/kubelet")), ("cert-dir", format!("{agent}/kubelet/pki"))]);
     }

@@ -170,6 +170,12 @@ impl<'a> Inputs<'a> {
         }
     }
 
+    /// 1.32.0 to 1.32.3 took the flag that closes the kubelet's port without authentication for a setting of the file,
+    /// where its zero is lost (CVE-2025-46599).
+    pub(crate) fn closes_read_only_port(&self) -> bool {
+        !self.kubelet_has_files() || self.version.at_least(32, 4)
+    }
+
     /// From 1.32 on the kubelet is configured by files.
     pub(crate) fn kubelet_has_files(&self) -> bool {
         self.version.at_least(32, 0)
