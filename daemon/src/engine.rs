@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -24,7 +25,7 @@ use crate::settings::Watch;
 use crate::settle::{Moment, Settle};
 use crate::source::memory::same_start;
 use crate::source::watches::watches;
-use crate::source::{self, Ask, Seen, Source, sysctls};
+use crate::source::{self, Ask, Seen, Source, at_start, sysctls};
 use crate::status::{Board, Unreadable};
 use crate::uplink::Vitals;
 use crate::watch::{Hints, Watcher};
@@ -426,7 +427,8 @@ impl Engine {
                 // The look that was just taken has compared the files with this start.
                 let config = seen.snapshot.running.value().cloned();
                 tracing::info!(%started, configuration_known = config.is_some(), "a K3s process is seen for the first time");
-                self.remembered.running = Some(Running { started, config, version: version() });
+                let documents = Arc::default();
+                self.remembered.running = Some(Running { started, config, documents, version: version() });
                 self.unsaved = true;
             }
             // It stopped, or cannot be seen: the next one is another.
@@ -436,8 +438,24 @@ impl Engine {
             }
             (None, None) => {}
         }
+        self.note_documents();
         self.remembered.tell();
+        let Some(seen) = &mut self.seen else { return };
         seen.snapshot.running = self.remembered.memory.running.clone().map_or(Observation::Absent, Observation::from);
+    }
+
+    /// The same for the files that are read at start only.
+    fn note_documents(&mut self) {
+        let (Some(seen), Some(running)) = (&mut self.seen, &mut self.remembered.running) else { return };
+        let documents = at_start::observe(&self.host, &seen.snapshot, &running.documents);
+        seen.snapshot.read_at_start = Arc::new(documents.as_read(&seen.snapshot));
+        // What does not count yet may be older than the start; it is looked at again.
+        let waiting = self.settle.waiting();
+        let sure = !waiting.contains(&Source::Documents) && !waiting.contains(&Source::Config);
+        if sure && *running.documents != documents {
+            running.documents = Arc::new(documents);
+            self.unsaved = true;
+        }
     }
 
     fn remember(&mut self) -> Result<(), EngineError> {

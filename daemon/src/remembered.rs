@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::source::Memory;
+use crate::source::at_start::Documents;
 use crate::source::memory::{FirstSeen, same_start};
 
 /// A memory that cannot be read or written.
@@ -41,7 +42,7 @@ struct Kept {
     seen: BTreeMap<String, FirstSeen>,
     #[serde(default)]
     info: Option<NodeInfo>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "Documents::lenient")]
     running: Option<Running>,
 }
 
@@ -52,6 +53,9 @@ pub struct Running {
     pub started: Timestamp,
     /// Its configuration; none when a file was written between its start and the first look.
     pub config: Option<Arc<NodeConfig>>,
+    /// The files it and its components read at their start only.
+    #[serde(default, deserialize_with = "Documents::lenient")]
+    pub documents: Arc<Documents>,
     /// Its version, where its log told it: the log may be rotated away while it runs.
     #[serde(default)]
     pub version: Option<String>,
@@ -105,6 +109,7 @@ impl Remembered {
         let running = self.running.as_ref();
         self.memory.running = running.and_then(|r| r.config.clone());
         self.memory.running_since = running.map(|r| r.started);
+        self.memory.documents = running.map(|r| Arc::clone(&r.documents)).unwrap_or_default();
         self.memory.version = running.and_then(|r| r.version.clone());
     }
 

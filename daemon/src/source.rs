@@ -1,6 +1,7 @@
 //! Sources: each re-reads its whole place through the host and puts what it saw into a snapshot. No judgement here,
 //! and no secret leaves a source: tokens become keyed fingerprints, private and encryption keys are dropped unread.
 
+pub mod at_start;
 pub mod audit_log;
 pub mod certificates;
 pub mod config;

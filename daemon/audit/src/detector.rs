@@ -28,7 +28,7 @@ use crate::index::Index;
 use crate::known::Known;
 use crate::rule::{Rule, Stateful};
 use crate::site::Site;
-use crate::trail::{Sign, Trail};
+use crate::trail::Trail;
 use crate::window::{Files, Learnt, Started, Windows, fingerprint};
 
 const MICROS: i64 = 1_000_000;

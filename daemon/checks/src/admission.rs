@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::document::{DocumentError, parse_yaml_map, strings};
 
 /// An `AdmissionConfiguration`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct AdmissionConfig {
     /// Plugins with a configuration, by name, in alphabetical order.
     pub plugins: Vec<String>,
@@ -16,7 +17,8 @@ pub struct AdmissionConfig {
 }
 
 /// Cluster-wide Pod Security settings.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct PodSecurity {
     /// `defaults`: `enforce`, `audit`, `warn` and their versions.
     pub defaults: BTreeMap<String, String>,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::document::{DocumentError, parse_yaml_map, strings};
 
 /// How much is logged, in rising order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Level {
     /// Nothing.
     None,
@@ -45,7 +45,7 @@ impl Level {
 }
 
 /// An audit policy.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct AuditPolicy {
     /// Its rules, in order. May be empty; the API server refuses that.
     pub rules: Vec<AuditRule>,
@@ -54,7 +54,7 @@ pub struct AuditPolicy {
 }
 
 /// One rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AuditRule {
     /// What it logs.
     pub level: Level,
@@ -75,7 +75,7 @@ pub struct AuditRule {
 }
 
 /// Resources of one API group.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct GroupResources {
     /// API group; empty is the core group.
     pub group: String,

@@ -32,7 +32,7 @@ impl Changes {
             Process: role, data_dir, k3s_version, k3s_started_at, rooted;
             Clock: at;
             Configuration: declared, running, traps, places;
-            KubeletDropins: kubelet_dropins;
+            KubeletDropins: kubelet_dropins, read_at_start;
             EtcdConfig: etcd_config;
             Sysctls: sysctls;
             PersistedSysctls: persisted_sysctls;
@@ -42,10 +42,10 @@ impl Changes {
             Tokens: tokens, join_token;
             Units: units;
             Encryption: encryption_configs, encryption_state;
-            AuditPolicy: audit_policies;
+            AuditPolicy: audit_policies, read_at_start;
             AuditLog: audit_logs;
-            ApiServerFiles: admission_configs, authentication_configs, authorization_configs;
-            Registries: registries;
+            ApiServerFiles: admission_configs, authentication_configs, authorization_configs, read_at_start;
+            Registries: registries, read_at_start;
             Selinux: selinux_enforcing;
         }
         changes

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use picket_model::{Evidence, Observation, Role, name};
 use serde_json::Value;
 
+use crate::admission::AdmissionConfig;
+use crate::audit_policy::AuditPolicy;
 use crate::catalogue::{Control, Term};
 use crate::node_config::{NodeConfig, Setting, Traps};
 use crate::policy::Policy;
+use crate::registries::Registries;
 use crate::snapshot::{DEFAULT_DATA_DIR, Snapshot};
 
 /// The answer to a precondition.
@@ -22,6 +25,17 @@ impl Answer {
     fn of(yes: bool, otherwise: &str) -> Self {
         if yes { Self::Yes } else { Self::No(otherwise.to_owned()) }
     }
+}
+
+/// A document, if it was looked at. Not known is how it was at a start, where it was changed since.
+pub(crate) type Seen<'a, T> = Result<Option<&'a Observation<T>>, Forgotten>;
+
+/// How a file was when the running process started is not known; why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Forgotten(pub(crate) String);
+
+fn changed_since(path: &str) -> String {
+    format!("{path} was changed after K3s started; what it held at the start is not known")
 }
 
 /// A snapshot seen through one of its configurations.
@@ -107,11 +121,62 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// An audit policy: what the running API server read, or what is on disk.
+    pub(crate) fn audit_policy(&self, path: &str) -> Seen<'a, AuditPolicy> {
+        self.document(path, &self.snap.audit_policies, &self.snap.read_at_start.audit_policies)
+    }
+
+    /// An admission configuration, likewise.
+    pub(crate) fn admission_config(&self, path: &str) -> Seen<'a, AdmissionConfig> {
+        self.document(path, &self.snap.admission_configs, &self.snap.read_at_start.admission_configs)
+    }
+
+    fn document<T>(
+        &self,
+        path: &str,
+        on_disk: &'a BTreeMap<String, Observation<T>>,
+        at_start: &'a BTreeMap<String, Observation<T>>,
+    ) -> Seen<'a, T> {
+        if !self.in_force {
+            return Ok(on_disk.get(path));
+        }
+        at_start.get(path).map(Some).ok_or_else(|| Forgotten(changed_since(path)))
+    }
+
+    /// `registries.yaml`, likewise.
+    pub(crate) fn registries(&self, path: &str) -> Result<&'a Observation<Registries>, Forgotten> {
+        if self.in_force {
+            self.snap.read_at_start.registries.as_ref().ok_or_else(|| Forgotten(changed_since(path)))
+        } else {
+            Ok(&self.snap.registries)
+        }
+    }
+
+    /// The folder of the kubelet's drop-ins.
+    pub(crate) fn kubelet_folder(&self) -> String {
+        format!("{}/agent/etc/kubelet.conf.d", self.snap.data_dir)
+    }
+
+    /// The kubelet's drop-ins, likewise.
+    pub(crate) fn kubelet_dropins(&self) -> Result<&'a BTreeMap<String, Observation<Value>>, Forgotten> {
+        if self.in_force {
+            let forgotten = || Forgotten(changed_since(&self.kubelet_folder()));
+            self.snap.read_at_start.kubelet_dropins.as_ref().ok_or_else(forgotten)
+        } else {
+            Ok(&self.snap.kubelet_dropins)
+        }
+    }
+
     /// The kubelet's configuration merged from its drop-ins, leaf by leaf. `Ok(None)`: this K3s passes flags only.
-    pub(crate) fn kubelet_leaves(&self) -> Result<Option<BTreeMap<String, Setting>>, String> {
-        let folder = format!("{}/agent/etc/kubelet.conf.d", self.snap.data_dir);
+    pub(crate) fn kubelet_leaves(
+        &self,
+        dropins: &BTreeMap<String, Observation<Value>>,
+    ) -> Result<Option<BTreeMap<String, Setting>>, String> {
+        let folder = self.kubelet_folder();
         match self.snap.folders.get(&folder) {
             Some(Observation::Value { .. }) => {}
+            // What the kubelet read holds, whatever became of the folder.
+            _ if self.in_force && !dropins.is_empty() => {}
             Some(Observation::Absent) => {
                 return match version(self.snap.k3s_version.as_deref()) {
                     Some(version) if version < (1, 32, 0) => Ok(None),
@@ -125,7 +190,7 @@ impl<'a> Context<'a> {
         let mut merged = Value::Object(serde_json::Map::new());
         let mut leaves: BTreeMap<String, Setting> = BTreeMap::new();
         let mut defaults = false;
-        let mut dropins: Vec<_> = self.snap.kubelet_dropins.iter().collect();
+        let mut dropins: Vec<_> = dropins.iter().collect();
         // The kubelet goes by the names themselves, not by how they are written.
         dropins.sort_by_cached_key(|(path, _)| name::bytes(path.as_bytes()));
         for (path, dropin) in dropins {

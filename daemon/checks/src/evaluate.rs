@@ -105,7 +105,10 @@ fn severity(ctx: Context<'_>, control: &Control) -> Severity {
 
 /// Judges what is on disk and what is in force, where the two can differ.
 fn both_states(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<Row> {
-    if !control.source.is_configuration() {
+    // A policy is read at start too; its mode and the time it was written are matters of now.
+    let of_policy =
+        control.source == Source::AuditPolicy && !matches!(control.expected.op, Op::ModeAtMost | Op::MtimeBeforeStart);
+    if !control.source.is_configuration() && !of_policy {
         return judge(Context::in_force(snapshot, policy), control, 0);
     }
     let mut declared = judge(Context::declared(snapshot, policy), control, 0);
@@ -116,15 +119,28 @@ fn both_states(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<R
         return declared;
     }
     let mut running = judge(Context::running(snapshot, policy), control, 0);
+    // Of what is in force nothing is said where a file was changed since and what it held is not known.
+    let known = !running.iter().any(|row| row.forgotten);
+    running.retain(|row| !row.forgotten);
     let mut rows = Vec::with_capacity(declared.len());
     for on_disk in declared {
         let twin = running.iter().position(|row| row.subject == on_disk.subject).map(|at| running.remove(at));
         rows.push(match twin {
-            None => Row { state: Some(State::Declared), ..on_disk },
             Some(in_force) => merge(on_disk, in_force),
+            None if known && on_disk.status == Status::Fail => {
+                let observed = format!("on disk: {}; not in force until the next start", on_disk.observed);
+                Row { observed, state: Some(State::Declared), ..on_disk }
+            }
+            None => Row { state: Some(State::Declared), ..on_disk },
         });
     }
-    rows.extend(running.into_iter().map(|row| Row { state: Some(State::Running), ..row }));
+    rows.extend(running.into_iter().map(|row| {
+        let observed = match row.status {
+            Status::Fail => format!("in force: {}; gone from disk, waits for a restart", row.observed),
+            _ => row.observed,
+        };
+        Row { observed, state: Some(State::Running), ..row }
+    }));
     rows
 }
 
@@ -215,6 +231,7 @@ fn combination(ctx: Context<'_>, control: &Control, depth: u8) -> Vec<Row> {
         return vec![Row::unknown(name, "the catalogue combines controls in a circle")];
     }
     let mut parts: Vec<(String, Status)> = Vec::new();
+    let mut forgotten = false;
     let mut evidence = Vec::new();
     for id in part_ids(control) {
         let Some(part) = ctx.policy.catalogue.get(&id) else {
@@ -222,6 +239,7 @@ fn combination(ctx: Context<'_>, control: &Control, depth: u8) -> Vec<Row> {
         };
         let rows = judge(ctx, part, depth + 1);
         let status = worst(&rows).unwrap_or(Status::Unknown);
+        forgotten |= rows.iter().any(|row| row.forgotten);
         let why = rows.iter().find(|row| row.status == status).map(|row| row.observed.clone()).unwrap_or_default();
         evidence.push(Evidence::note(format!("{id}: {status} ({why})")));
         parts.push((id, status));
@@ -243,7 +261,8 @@ fn combination(ctx: Context<'_>, control: &Control, depth: u8) -> Vec<Row> {
     let deciding: Vec<&str> = parts.iter().filter(|(_, s)| *s == status).map(|(id, _)| id.as_str()).collect();
     let observed =
         if deciding.is_empty() { "no part applies".to_owned() } else { format!("{status}: {}", deciding.join(", ")) };
-    vec![Row::new(name, status, observed).with_all(evidence)]
+    let forgotten = forgotten && status == Status::Unknown;
+    vec![Row { forgotten, ..Row::new(name, status, observed).with_all(evidence) }]
 }
 
 /// A fact to show.

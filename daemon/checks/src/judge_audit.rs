@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::audit_entries::AuditEntries;
 use crate::audit_policy::{ALL_VERBS, AuditPolicy, Level, Met, Request};
 use crate::catalogue::{Control, Modifier, Op, texts};
-use crate::context::Context;
+use crate::context::{Context, Forgotten};
 use crate::judge_detections::{self, Asked};
 use crate::judge_files::{Unnamed, absent, named, subject};
 use crate::judge_flags::why_not;
@@ -31,9 +31,10 @@ pub(crate) fn policy(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     if control.expected.op == Op::MtimeBeforeStart {
         return vec![loaded(ctx, &path)];
     }
-    let policy = match ctx.snap.audit_policies.get(&path) {
-        Some(Observation::Value { value }) => value,
-        other => return vec![Row::unknown(path.clone(), why_not(&path, other))],
+    let policy = match ctx.audit_policy(&path) {
+        Ok(Some(Observation::Value { value })) => value,
+        Ok(other) => return vec![Row::unknown(path.clone(), why_not(&path, other))],
+        Err(Forgotten(reason)) => return vec![Row::forgotten(path, reason)],
     };
     if let Some(reason) = &policy.refused {
         let words = format!("the API server does not take this policy: {reason}");

@@ -4,7 +4,7 @@ use picket_model::{Evidence, Observation, Status};
 use serde_json::Value;
 
 use crate::catalogue::{Control, IfAbsent, Modifier, Op, Source, texts};
-use crate::context::Context;
+use crate::context::{Context, Forgotten};
 use crate::judge_files::{Unnamed, named, subject};
 use crate::node_config::Setting;
 use crate::places::{REGISTRIES_FILE, registries_file};
@@ -20,6 +20,8 @@ pub(crate) enum Found {
     Absent,
     /// It cannot be told.
     Unknown(String),
+    /// It cannot be told how it was at the start.
+    Forgotten(String),
 }
 
 /// Judges a control on flags or options.
@@ -124,7 +126,7 @@ fn option_item(ctx: Context<'_>, what: &str) -> Option<(String, Vec<Found>)> {
     if let Some(flag) = what.strip_prefix("kube-proxy-arg: ") {
         let named = flag_found(ctx, "kube-proxy", "--config").into_iter().find_map(|found| match found {
             Found::Values(values) => values.last().map(|s| s.value.clone()).filter(|path| !path.is_empty()),
-            Found::Absent | Found::Unknown(_) => None,
+            _ => None,
         });
         // A file of its own stands in for the flags of kube-proxy.
         let found = match named {
@@ -197,7 +199,11 @@ fn kubelet_found(ctx: Context<'_>, flag: Option<&str>, leaf: Option<&str>, optio
 
 fn from_dropins(ctx: Context<'_>, leaf: Option<&str>, option: Option<&str>) -> Found {
     let Some(leaf) = leaf else { return Found::Absent };
-    let leaves = match ctx.kubelet_leaves() {
+    let dropins = match ctx.kubelet_dropins() {
+        Ok(dropins) => dropins,
+        Err(Forgotten(reason)) => return Found::Forgotten(reason),
+    };
+    let leaves = match ctx.kubelet_leaves(dropins) {
         Ok(leaves) => leaves.unwrap_or_default(),
         Err(reason) => {
             // An option of K3s decides alone where it is set: K3s writes the drop-in from it.
@@ -252,6 +258,7 @@ fn compare(ctx: Context<'_>, control: &Control, name: &str, found: Found, wanted
     let expected = &control.expected;
     let values = match found {
         Found::Unknown(reason) => return Row::unknown(name, reason),
+        Found::Forgotten(reason) => return Row::forgotten(name, reason),
         Found::Absent => return absent(ctx, control, name),
         Found::Values(values) => values,
     };
@@ -449,7 +456,11 @@ fn with_section(ctx: Context<'_>, name: &str, section: &str, values: &[Setting])
         }
         Err(Unnamed::Unknown(reason)) => return Row::unknown(name, reason),
     };
-    match ctx.snap.admission_configs.get(&path) {
+    let seen = match ctx.admission_config(&path) {
+        Ok(seen) => seen,
+        Err(Forgotten(reason)) => return Row::forgotten(name, reason).with_all(evidence),
+    };
+    match seen {
         Some(Observation::Value { value }) => {
             let good = value.plugins.iter().any(|p| p == section);
             let words = if good { "on and configured" } else { "on, but its configuration has no section for it" };
@@ -468,11 +479,21 @@ pub(crate) fn why_not<T>(path: &str, observation: Option<&Observation<T>>) -> St
     }
 }
 
-fn psa_config<'a>(ctx: Context<'a>) -> Result<(String, &'a crate::admission::AdmissionConfig), Unnamed> {
-    let path = named(ctx, "admission-control-config-file")?;
-    match ctx.snap.admission_configs.get(&path) {
-        Some(Observation::Value { value }) => Ok((path, value)),
-        other => Err(Unnamed::Unknown(why_not(&path, other))),
+/// The admission configuration, or the row of a control that cannot be judged without it.
+fn psa_config<'a>(
+    ctx: Context<'a>,
+    name: &str,
+    not_set: impl Fn(String) -> Row,
+) -> Result<(String, &'a crate::admission::AdmissionConfig), Row> {
+    let path = match named(ctx, "admission-control-config-file") {
+        Ok(path) => path,
+        Err(Unnamed::NotSet(reason)) => return Err(not_set(reason)),
+        Err(Unnamed::Unknown(reason)) => return Err(Row::unknown(name, reason)),
+    };
+    match ctx.admission_config(&path) {
+        Ok(Some(Observation::Value { value })) => Ok((path, value)),
+        Ok(other) => Err(Row::unknown(name, why_not(&path, other))),
+        Err(Forgotten(reason)) => Err(Row::forgotten(name, reason)),
     }
 }
 
@@ -480,7 +501,7 @@ fn psa_defaults(ctx: Context<'_>, control: &Control) -> Row {
     let name = subject(ctx, control);
     let off = |found: &Found| match found {
         Found::Values(values) => elements(values.iter().map(|s| s.value.as_str())).contains(&"PodSecurity"),
-        Found::Absent | Found::Unknown(_) => false,
+        _ => false,
     };
     // Without its plugin the configuration enforces nothing.
     let disabled = flag_found(ctx, "kube-apiserver", "--disable-admission-plugins");
@@ -489,13 +510,16 @@ fn psa_defaults(ctx: Context<'_>, control: &Control) -> Row {
         let status = if disabled.iter().all(off) { Status::Fail } else { Status::Unknown };
         return Row::new(name, status, words).with_all(values.iter().map(|s| s.evidence.clone()));
     }
-    if let Some(Found::Unknown(reason)) = disabled.into_iter().find(|found| matches!(found, Found::Unknown(_))) {
-        return Row::unknown(name, reason);
+    for found in disabled {
+        match found {
+            Found::Unknown(reason) => return Row::unknown(name, reason),
+            Found::Forgotten(reason) => return Row::forgotten(name, reason),
+            Found::Values(_) | Found::Absent => {}
+        }
     }
-    let (path, config) = match psa_config(ctx) {
+    let (path, config) = match psa_config(ctx, &name, |_| absent(ctx, control, &name)) {
         Ok(found) => found,
-        Err(Unnamed::NotSet(_)) => return absent(ctx, control, &name),
-        Err(Unnamed::Unknown(reason)) => return Row::unknown(name, reason),
+        Err(row) => return row,
     };
     let Some(pod_security) = &config.pod_security else {
         return Row::new(name, Status::Fail, "no section for PodSecurity: the default is privileged")
@@ -517,9 +541,9 @@ fn psa_defaults(ctx: Context<'_>, control: &Control) -> Row {
 
 fn psa_exemptions(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     let name = subject(ctx, control);
-    let (path, config) = match psa_config(ctx) {
+    let (path, config) = match psa_config(ctx, &name, |reason| Row::unknown(&name, reason)) {
         Ok(found) => found,
-        Err(Unnamed::NotSet(reason) | Unnamed::Unknown(reason)) => return vec![Row::unknown(name, reason)],
+        Err(row) => return vec![row],
     };
     let Some(pod_security) = &config.pod_security else {
         return vec![
@@ -569,7 +593,11 @@ fn registries(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     if path != ctx.snap.registries_file() {
         return vec![Row::unknown(path, "not looked at: another file takes its place at the next start")];
     }
-    match &ctx.snap.registries {
+    let seen = match ctx.registries(path) {
+        Ok(seen) => seen,
+        Err(Forgotten(reason)) => return vec![Row::forgotten(path, reason)],
+    };
+    match seen {
         Observation::Absent => vec![absent(ctx, control, path)],
         Observation::Unreadable { reason } => vec![Row::unknown(path, format!("cannot be read: {reason}"))],
         Observation::Value { value } => {
@@ -630,13 +658,17 @@ fn kubeconfig_mode(ctx: Context<'_>, control: &Control) -> Row {
 
 /// Drop-ins after K3s's own must not weaken what it sets.
 fn dropins(ctx: Context<'_>, control: &Control) -> Vec<Row> {
-    let folder = format!("{}/agent/etc/kubelet.conf.d", ctx.snap.data_dir);
-    if let Err(reason) = ctx.kubelet_leaves() {
+    let folder = ctx.kubelet_folder();
+    let dropins = match ctx.kubelet_dropins() {
+        Ok(dropins) => dropins,
+        Err(Forgotten(reason)) => return vec![Row::forgotten(folder, reason)],
+    };
+    if let Err(reason) = ctx.kubelet_leaves(dropins) {
         return vec![Row::unknown(folder, reason)];
     }
     let fields = control.expected.list(Modifier::Fields);
     let mut rows = Vec::new();
-    for (path, dropin) in &ctx.snap.kubelet_dropins {
+    for (path, dropin) in dropins {
         if path.ends_with("/00-k3s-defaults.conf") {
             continue;
         }

@@ -9,6 +9,7 @@
 
 mod admission;
 mod apiserver_auth;
+mod at_start;
 mod audit_entries;
 mod audit_policy;
 mod background;
@@ -46,6 +47,7 @@ mod words;
 
 pub use admission::{AdmissionConfig, PodSecurity};
 pub use apiserver_auth::{Anonymous, AuthenticationConfig, AuthorizationConfig};
+pub use at_start::ReadAtStart;
 pub use audit_entries::{AuditEntries, Counted};
 pub use audit_policy::{AuditPolicy, AuditRule, GroupResources, Level};
 pub use background::Background;

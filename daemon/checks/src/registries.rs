@@ -5,7 +5,8 @@ use serde_json::Value;
 use crate::document::{DocumentError, parse_yaml_map, scalar, strings};
 
 /// What matters of `registries.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Registries {
     /// Registries whose certificate is not verified.
     pub unverified: Vec<String>,

@@ -10,11 +10,20 @@ pub(crate) struct Row {
     pub(crate) observed: String,
     pub(crate) evidence: Vec<Evidence>,
     pub(crate) state: Option<State>,
+    /// It cannot be told only because a file was changed since the start: how it was then is not known.
+    pub(crate) forgotten: bool,
 }
 
 impl Row {
     pub(crate) fn new(subject: impl Into<String>, status: Status, observed: impl Into<String>) -> Self {
-        Self { subject: subject.into(), status, observed: observed.into(), evidence: Vec::new(), state: None }
+        Self {
+            subject: subject.into(),
+            status,
+            observed: observed.into(),
+            evidence: Vec::new(),
+            state: None,
+            forgotten: false,
+        }
     }
 
     pub(crate) fn pass_if(subject: impl Into<String>, good: bool, observed: impl Into<String>) -> Self {
@@ -23,6 +32,11 @@ impl Row {
 
     pub(crate) fn unknown(subject: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::new(subject, Status::Unknown, reason)
+    }
+
+    /// What was in force at the start is not known: only the files of now can be judged.
+    pub(crate) fn forgotten(subject: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self { forgotten: true, ..Self::unknown(subject, reason) }
     }
 
     #[must_use]

@@ -18,6 +18,7 @@ use picket_model::{Observation, Role};
 
 use crate::admission::AdmissionConfig;
 use crate::apiserver_auth::{AuthenticationConfig, AuthorizationConfig};
+use crate::at_start::ReadAtStart;
 use crate::audit_entries::AuditEntries;
 use crate::audit_policy::AuditPolicy;
 use crate::encryption::{EncryptionConfig, EncryptionState};
@@ -107,6 +108,9 @@ pub struct Snapshot {
     pub kubelet_dropins: BTreeMap<String, Observation<serde_json::Value>>,
     /// `registries.yaml`, or the file that [`Snapshot::registries_file`] names.
     pub registries: Observation<Registries>,
+    /// Those of the files above that are read at start only, as the running process read them; belongs to
+    /// [`Snapshot::running`].
+    pub read_at_start: Arc<ReadAtStart>,
     /// Whether SELinux enforces: `/sys/fs/selinux/enforce` is 1. `Absent`: `/sys/fs` is readable and has no selinux
     /// below it. `Unreadable`: no `/sys`.
     pub selinux_enforcing: Observation<bool>,
@@ -150,6 +154,7 @@ impl Snapshot {
             etcd_config: nothing(),
             kubelet_dropins: BTreeMap::new(),
             registries: nothing(),
+            read_at_start: Arc::default(),
             selinux_enforcing: nothing(),
         }
     }

@@ -126,8 +126,7 @@ pub fn effective(host: &Host, role: Option<Role>) -> Configuration {
     }
 }
 
-/// The version by the program itself: that of the running process, or the one a folder that stands for a node would
-/// start. `looked`: this process was looked at before; its program does not change.
+/// The version by the program itself: that of the running process, or the one that the next start would run. `looked`: this process was looked at before; its program does not change.
 fn program_version(
     host: &Host,
     process: Option<&K3sProcess>,
@@ -140,7 +139,6 @@ fn program_version(
             let exe = process.exe.as_deref().filter(|exe| !looked && !exe.ends_with(" (deleted)"))?;
             program::version(host, exe)
         }
-        None if host.is_live() => None,
         None => {
             let unpacked = format!("{}/data/current/bin/k3s", configuration.data_dir());
             let program = configuration.program().filter(|path| path.starts_with('/'));

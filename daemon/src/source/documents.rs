@@ -8,7 +8,9 @@ use picket_host::Host;
 use picket_model::Observation;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use super::at_start::{self, Documents};
 use super::memory::{Memory, write_key};
 use super::{observation, parsed};
 
@@ -50,6 +52,9 @@ pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snaps
     snapshot.etcd_config = parsed(host, &needs.etcd_config, LARGEST, |bytes, _| parse_yaml_map(bytes));
     snapshot.registries = parsed(host, &needs.registries, LARGEST, |bytes, _| Registries::parse(bytes));
     snapshot.kubelet_dropins = kubelet_dropins(host, &needs.kubelet_dropins);
+    let of_this_start = snapshot.k3s_started_at.value().is_some_and(|started| memory.is_of(*started));
+    let remembered = if of_this_start { memory.documents.as_ref() } else { &Documents::default() };
+    snapshot.read_at_start = Arc::new(at_start::observe(host, snapshot, remembered).as_read(snapshot));
 }
 
 fn each<T>(paths: &[String], look: impl Fn(&String) -> Observation<T>) -> BTreeMap<String, Observation<T>> {

@@ -11,6 +11,8 @@ use rand::RngCore;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::at_start::Documents;
+
 /// Makes keyed fingerprints of secrets: equal secrets on this node have equal fingerprints, and without the key a
 /// fingerprint cannot be compared with a guess.
 #[derive(Clone)]
@@ -68,6 +70,8 @@ pub struct Memory {
     pub running: Option<Arc<NodeConfig>>,
     /// When that process started; none where nothing was remembered of any.
     pub running_since: Option<Timestamp>,
+    /// The files that process read at its start only.
+    pub documents: Arc<Documents>,
     /// The version of K3s that process runs, where it was told.
     pub version: Option<String>,
 }
@@ -83,7 +87,14 @@ pub(crate) fn same_start(a: Timestamp, b: Timestamp) -> bool {
 impl Memory {
     /// Nothing, as for `picketd scan`.
     pub fn none() -> Self {
-        Self { fingerprints: Fingerprinter::ephemeral(), seen: None, running: None, running_since: None, version: None }
+        Self {
+            fingerprints: Fingerprinter::ephemeral(),
+            seen: None,
+            running: None,
+            running_since: None,
+            documents: Arc::default(),
+            version: None,
+        }
     }
 
     /// An empty memory that lasts, with the key of the state folder.

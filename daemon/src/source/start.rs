@@ -35,6 +35,10 @@ const OF_THE_HOST: [&str; 8] = [
     "runtime-cgroups",
 ];
 
+/// Flags that K3s passes or not by what a server told an agent, or by files outside of the configuration.
+const OF_THE_SERVER: [&str; 3] =
+    ["cloud-provider", "image-credential-provider-bin-dir", "image-credential-provider-config"];
+
 /// What the log says of a start.
 #[derive(Debug, Clone, Default)]
 pub struct Start {
@@ -134,8 +138,19 @@ fn of_the_distribution(path: &str) -> bool {
 /// The first flag that was passed otherwise than the files on disk say, as `component --flag`. Values are not named:
 /// they may be secrets.
 pub fn contradiction(configuration: &Configuration, lines: &str) -> Option<String> {
+    let possible = configuration.flags_across();
     configuration.components.iter().find_map(|(component, flags)| {
         let passed = running_flags(lines, component)?;
+        // Nothing on disk leads to it, in any version: what did is gone.
+        let stray = passed.keys().find(|name| {
+            let name = name.as_str();
+            !OF_THE_HOST.contains(&name)
+                && !OF_THE_SERVER.contains(&name)
+                && !possible.get(component).is_some_and(|flags| flags.contains_key(name))
+        });
+        if let Some(name) = stray {
+            return Some(format!("{component} --{name}"));
+        }
         flags.iter().find_map(|(name, values)| {
             let ours: Vec<&str> = values.iter().map(|v| v.value.as_str()).collect();
             if OF_THE_HOST.contains(&name.as_str()) || ours.iter().any(|v| v.contains(REDACTED)) {
@@ -271,6 +286,28 @@ mod tests {
         assert!(node.in_force(Some(&same)));
         assert!(!node.in_force(Some(&same.replace("--profiling=false", "--profiling=true"))));
         assert!(node.in_force(Some("nothing about components\n")));
+    }
+
+    #[test]
+    fn a_flag_that_was_passed_and_is_nowhere_on_disk_is_a_contradiction() {
+        let node = Node::new();
+        let host = node.host();
+        let configuration = effective(&host, None);
+        let passed = |component: &str, more: &str| {
+            let flags = &configuration.components[component];
+            let flags: Vec<String> =
+                flags.iter().flat_map(|(k, vs)| vs.iter().map(move |v| format!("--{k}={}", v.value))).collect();
+            format!("time=\"2026-01-01T00:00:00Z\" level=info msg=\"Running {component} {} {more}\"\n", flags.join(" "))
+        };
+        let says = |component: &str, more: &str| contradiction(&configuration, &passed(component, more));
+        let gone = says("kube-apiserver", "--token-auth-file=/etc/tokens.csv");
+        assert_eq!(gone.as_deref(), Some("kube-apiserver --token-auth-file"));
+        assert!(!node.in_force(Some(&passed("kube-apiserver", "--token-auth-file=/etc/tokens.csv"))));
+        assert_eq!(says("kube-apiserver", "--advertise-address=192.0.2.1"), None, "the host decides");
+        assert_eq!(says("kubelet", "--node-ip=192.0.2.1"), None, "the host decides");
+        // Before 1.32 everything was a flag of the kubelet, and the version is not known.
+        assert_eq!(configuration.version, None);
+        assert_eq!(says("kubelet", "--authorization-mode=Webhook"), None, "versions differ");
     }
 
     #[test]
