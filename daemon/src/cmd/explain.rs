@@ -58,11 +58,14 @@ fn explain(policy: &Policy, control: &Control, rows: &[&Verdict], seen: &Seen, o
         writeln!(out, "  CIS {}", numbers.join(", "))?;
     }
     let background = Background::of(&control.id).unwrap_or_default();
-    if !background.notes.is_empty() {
-        writeln!(out, "\nWhy it matters\n  {}", background.notes)?;
-    }
-    if !background.default.is_empty() {
-        writeln!(out, "\nWhat K3s does by itself\n  {}", background.default)?;
+    for (head, text) in [
+        ("Why it matters", background.why),
+        ("How it is judged", background.notes),
+        ("What K3s does by itself", background.default),
+    ] {
+        if !text.is_empty() {
+            writeln!(out, "\n{head}\n  {text}")?;
+        }
     }
     writeln!(out, "\nSeen here")?;
     if rows.is_empty() {
