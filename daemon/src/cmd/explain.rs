@@ -108,8 +108,15 @@ fn explain(policy: &Policy, control: &Control, rows: &[&Verdict], seen: &Seen, o
             }
         }
     }
+    let kernel = repair::kernel_parameters(control);
+    if !kernel.is_empty() {
+        writeln!(out, "\nLines that do it, in {}", repair::SYSCTLS)?;
+        for (key, value) in kernel {
+            writeln!(out, "  {key} = {value}")?;
+        }
+    }
     writeln!(out, "\nTo be restarted\n  {}", advice::restart(control, seen.snapshot.role))?;
-    if repair::can(control) {
+    if repair::can(control) && rows.iter().any(|row| row.status == Status::Fail) {
         writeln!(out, "\n`picketd fix --dry-run {}` shows what picket would change.", control.id)?;
     }
     Ok(())
