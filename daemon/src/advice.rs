@@ -99,7 +99,11 @@ pub fn of(control: &Control, data_dir: &str, config: Option<&NodeConfig>) -> Opt
         }
         // Values of a list add up: what somebody allowed goes away only where they wrote it.
         _ if control.expected.op == Op::SubsetOf && is_set_by_somebody(control, config) => return None,
-        _ => return plain(control, data_dir).map(|settings| Advice { settings, file: None }),
+        _ => {
+            let in_use = |name: &str| config.is_some_and(|config| config.options.contains_key(name));
+            let settings = plain(control, data_dir)?.named_as(in_use);
+            return Some(Advice { settings, file: None });
+        }
     }
     if !items.is_empty() {
         advice.settings.add("kube-apiserver-arg", Setting::Items(items));

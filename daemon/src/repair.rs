@@ -7,21 +7,24 @@ mod step;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use picket_checks::{Control, DEFAULT_DATA_DIR, Modifier, Op, Source};
 use picket_host::{Host, Kind};
 use picket_model::{Status, Verdict};
+use serde_json::Value;
 
 pub use step::{RepairError, Step};
 
 use step::own_file;
 
 use crate::advice::{self, DropIn};
+use crate::report::text::printable;
 use crate::source::config::Configuration;
 use crate::source::sysctls::as_path;
 
 /// Where kernel parameters are written.
-const SYSCTLS: &str = "/etc/sysctl.d/90-picket.conf";
+pub const SYSCTLS: &str = "/etc/sysctl.d/90-picket.conf";
 /// The name of picket's own file in `config.yaml.d`.
 const DROP_IN: &str = "90-picket.yaml";
 
@@ -85,6 +88,13 @@ pub struct Refused {
     pub reason: String,
 }
 
+impl Refused {
+    /// As a person reads it.
+    pub fn line(&self) -> String {
+        format!("{} {}: not changed: {}", self.control, printable(&self.subject), printable(&self.reason))
+    }
+}
+
 /// All changes for some controls.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
@@ -94,6 +104,8 @@ pub struct Plan {
     pub refused: Vec<Refused>,
     /// Controls that fail and are dealt with by the steps.
     pub controls: Vec<String>,
+    /// Those of them that a file of picket's own deals with: what something stronger undoes is no help.
+    pub written: Vec<String>,
 }
 
 /// Whether picket can repair what a control finds.
@@ -101,13 +113,28 @@ pub fn can(control: &Control) -> bool {
     by_setting(control)
         || match control.expected.op {
             Op::ModeAtMost | Op::OwnerIs => control.what.first().is_some_and(|w| w.starts_with(['/', '<'])),
-            Op::Eq | Op::PersistedEquals => control.source == Source::Sysctl,
-            _ => false,
+            _ => !kernel_parameters(control).is_empty(),
         }
 }
 
 fn by_setting(control: &Control) -> bool {
     BY_SETTING.contains(&control.id.as_str()) && advice::plain(control, DEFAULT_DATA_DIR).is_some()
+}
+
+/// The kernel parameters a control asks for; none where it asks for something else.
+pub fn kernel_parameters(control: &Control) -> BTreeMap<String, String> {
+    let expected = &control.expected;
+    if control.source != Source::Sysctl {
+        return BTreeMap::new();
+    }
+    match expected.op {
+        Op::Eq => control.what.iter().map(|key| (key.clone(), expected.text())).collect(),
+        Op::PersistedEquals => {
+            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            expected.value.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), text(value))).collect()
+        }
+        _ => BTreeMap::new(),
+    }
 }
 
 /// The path of picket's own file beside the configuration file K3s reads; none where K3s reads none.
@@ -125,13 +152,14 @@ pub fn plan(host: &Host, configuration: &Configuration, data_dir: &str, wanted: 
     let mut plan = Plan::default();
     let mut settings = DropIn::default();
     let mut sysctls: BTreeMap<String, String> = BTreeMap::new();
+    let (mut by_setting_of, mut by_sysctl_of) = (Vec::new(), Vec::new());
     for (control, rows) in wanted {
         let failing: Vec<&&Verdict> = rows.iter().filter(|v| v.status == Status::Fail).collect();
         if failing.is_empty() {
             continue;
         }
         let (steps, refused) = (plan.steps.len(), plan.refused.len());
-        let mut planned = false;
+        let mut by_text = None;
         match control.expected.op {
             _ if !can(control) => {
                 let remedy = &control.remedy;
@@ -144,35 +172,40 @@ pub fn plan(host: &Host, configuration: &Configuration, data_dir: &str, wanted: 
                     plan.file(host, control, &row.subject, data_dir);
                 }
             }
-            Op::Eq if control.source == Source::Sysctl => {
-                for (key, value) in control.what.iter().zip(std::iter::repeat(control.expected.text())) {
-                    sysctls.insert(key.clone(), value);
-                    planned = true;
-                }
-            }
-            Op::PersistedEquals => {
-                for (key, value) in control.expected.value.as_object().into_iter().flatten() {
-                    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    sysctls.insert(key.clone(), value);
-                    planned = true;
-                }
+            _ if control.source == Source::Sysctl => {
+                sysctls.extend(kernel_parameters(control));
+                by_text = Some(&mut by_sysctl_of);
             }
             _ => {
-                for (key, setting) in advice::plain(control, data_dir).unwrap_or_default().0 {
+                let in_use = |name: &str| configuration.options.contains_key(name);
+                for (key, setting) in advice::plain(control, data_dir).unwrap_or_default().named_as(in_use).0 {
                     settings.add(&key, setting);
-                    planned = true;
+                    by_text = Some(&mut by_setting_of);
                 }
             }
         }
-        if planned || plan.steps.len() > steps {
+        if let Some(controls) = by_text {
+            controls.push(control.id.clone());
+        } else if plan.steps.len() > steps {
             plan.controls.push(control.id.clone());
         } else if plan.refused.len() == refused {
             plan.refuse(control, &control.id, "nothing of it can be changed by a mode or an owner");
         }
     }
-    plan.settings(host, configuration, &settings);
-    plan.sysctls(host, &sysctls);
+    let done = plan.settings(host, configuration, &settings);
+    plan.by_text(by_setting_of, "configuration of K3s", done);
+    let done = plan.sysctls(host, &sysctls);
+    plan.by_text(by_sysctl_of, SYSCTLS, done);
     plan
+}
+
+/// The file a link leads to, where that stands in the link's own folder, as with the links K3s makes. What lies
+/// elsewhere may be in use for something else.
+fn end_beside(host: &Host, link: &str) -> Option<String> {
+    let trail = host.trail(link.as_ref());
+    let folder = host.trail(Path::new(link).parent()?).end;
+    let beside = trail.outcome == Ok(Kind::File) && trail.end.parent() == Some(&folder);
+    trail.end.to_str().filter(|_| beside).map(str::to_owned)
 }
 
 impl Plan {
@@ -191,7 +224,10 @@ impl Plan {
         }
         let meta = match host.lstat(path.as_ref()) {
             Ok(meta) if meta.kind == Kind::Link => {
-                return self.refuse(control, path, "a link: change what it leads to by hand");
+                return match end_beside(host, path).filter(|_| control.expected.is(Modifier::FollowSymlink)) {
+                    Some(end) => self.file(host, control, &end, data_dir),
+                    None => self.refuse(control, path, "a link: change what it leads to by hand"),
+                };
             }
             Ok(meta) => meta,
             Err(reason) => return self.refuse(control, path, &reason.to_string()),
@@ -222,50 +258,49 @@ impl Plan {
         }
     }
 
-    fn settings(&mut self, host: &Host, configuration: &Configuration, settings: &DropIn) {
+    /// What became of the controls a file of picket's own was to deal with.
+    fn by_text(&mut self, controls: Vec<String>, subject: &str, done: Result<(), String>) {
+        match done {
+            _ if controls.is_empty() => {}
+            Ok(()) => {
+                self.controls.extend(controls.iter().cloned());
+                self.written.extend(controls);
+            }
+            Err(reason) => {
+                self.refused.push(Refused { control: controls.join(" "), subject: subject.to_owned(), reason });
+            }
+        }
+    }
+
+    fn settings(&mut self, host: &Host, configuration: &Configuration, settings: &DropIn) -> Result<(), String> {
         if settings.0.is_empty() {
-            return;
+            return Ok(());
         }
-        let refused = |reason: String| Refused {
-            control: self.controls.join(" "),
-            subject: "configuration of K3s".to_owned(),
-            reason,
-        };
         if let Some(problem) = configuration.problems.first() {
-            let reason = format!("K3s would not start with what is on disk now; first: {}", problem.detail);
-            return self.refused.push(refused(reason));
+            return Err(format!("K3s would not start with what is on disk now; first: {}", problem.detail));
         }
-        let Some(path) = drop_in_path(configuration) else {
-            return self.refused.push(refused("K3s reads no configuration file here".to_owned()));
-        };
-        let old = match own_file(host, &path) {
-            Ok(old) => old,
-            Err(reason) => return self.refused.push(refused(format!("{path}: {reason}"))),
-        };
-        let mut all = match old.as_deref().map(DropIn::parse).transpose() {
-            Ok(all) => all.unwrap_or_default(),
-            Err(reason) => return self.refused.push(refused(format!("{path}: {reason}"))),
-        };
+        let path = drop_in_path(configuration).ok_or("K3s reads no configuration file here")?;
+        let old = own_file(host, &path).map_err(|reason| format!("{path}: {reason}"))?;
+        let read = old.as_deref().map(DropIn::parse).transpose();
+        let mut all = read.map_err(|reason| format!("{path}: {reason}"))?.unwrap_or_default();
         for (key, setting) in &settings.0 {
             all.add(key, setting.clone());
         }
         let new = all.print();
-        if old.as_ref() != Some(&new) {
-            self.push(Step::Write { path, old, new, mode: 0o600 });
+        if old.as_ref() == Some(&new) {
+            return Err(format!(
+                "{path} says so already, and something stronger undoes it (`picketd explain` names it)"
+            ));
         }
+        self.push(Step::write(host, path, old, new, 0o600));
+        Ok(())
     }
 
-    fn sysctls(&mut self, host: &Host, wanted: &BTreeMap<String, String>) {
+    fn sysctls(&mut self, host: &Host, wanted: &BTreeMap<String, String>) -> Result<(), String> {
         if wanted.is_empty() {
-            return;
+            return Ok(());
         }
-        let old = match own_file(host, SYSCTLS) {
-            Ok(old) => old,
-            Err(reason) => {
-                let control = self.controls.join(" ");
-                return self.refused.push(Refused { control, subject: SYSCTLS.to_owned(), reason });
-            }
-        };
+        let old = own_file(host, SYSCTLS)?;
         // Lines of other keys stay as they are.
         let is_ours = |line: &&str| {
             let key = line.split('=').next().unwrap_or_default().trim().trim_start_matches('-');
@@ -279,19 +314,21 @@ impl Plan {
             // Writing into a text cannot fail.
             let _ = writeln!(new, "{key} = {value}");
         }
+        let before = self.steps.len();
         if old.as_ref() != Some(&new) {
-            self.push(Step::Write { path: SYSCTLS.to_owned(), old, new, mode: 0o644 });
+            self.push(Step::write(host, SYSCTLS.to_owned(), old, new, 0o644));
         }
-        if !host.is_live() {
-            return;
-        }
-        for (key, value) in wanted {
+        for (key, value) in wanted.iter().filter(|_| host.is_live()) {
             if let Ok(now) = host.sysctl(&as_path(key))
                 && now != *value
             {
                 self.push(Step::Live { key: key.clone(), old: now, new: value.clone() });
             }
         }
+        if self.steps.len() == before {
+            return Err("it says so already, and something stronger undoes it (`picketd explain` names it)".to_owned());
+        }
+        Ok(())
     }
 }
 

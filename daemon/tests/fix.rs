@@ -185,6 +185,119 @@ fn what_a_later_file_undoes_is_taken_back() {
     assert_eq!(node.text(DROP_IN), None);
 }
 
+/// A unit whose command line, which comes after every file, gives one argument to the API server.
+const STRONGER: &str = "[Service]\nExecStart=/usr/local/bin/k3s server --kube-apiserver-arg=audit-log-maxage=1\n";
+
+#[test]
+fn of_several_repairs_only_those_that_help_stay() {
+    let node = Node::new(Profile::DefaultServer);
+    node.put("/etc/systemd/system/k3s.service", STRONGER, 0o644);
+    node.put("/etc/rancher/k3s/config.yaml", "kube-apiserver-arg: [audit-log-path=/var/log/a.log]\n", 0o644);
+    let (said, code) = node.fix(&["apiserver-audit-log-maxage", "kubelet-seccomp-default", "k3s-config-file-mode"]);
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("apiserver-audit-log-maxage: still fails, so the change was taken back"), "{said}");
+    assert!(said.contains("kubelet-seccomp-default: repaired"), "{said}");
+    assert_eq!(
+        node.text(DROP_IN).unwrap(),
+        "# Written by `picketd fix`. Lists add to those of earlier files (key+).\n\
+         kubelet-arg+:\n- \"seccomp-default=true\"\n"
+    );
+    for control in ["kubelet-seccomp-default", "k3s-config-file-mode"] {
+        assert_eq!(node.status(control), Status::Pass, "{control}");
+    }
+}
+
+#[test]
+fn a_line_that_is_there_already_and_does_not_help_is_no_success() {
+    let node = Node::new(Profile::DefaultServer);
+    node.put("/etc/systemd/system/k3s.service", STRONGER, 0o644);
+    node.put(DROP_IN, "kube-apiserver-arg+:\n- \"audit-log-maxage=30\"\n", 0o600);
+    // Only the comment at its head is missing: the first try writes that, and takes it back.
+    let (said, code) = node.fix(&["apiserver-audit-log-maxage"]);
+    assert_eq!(code, 3, "{said}");
+    let head = "# Written by `picketd fix`. Lists add to those of earlier files (key+).\n";
+    node.put(DROP_IN, &format!("{head}kube-apiserver-arg+:\n- \"audit-log-maxage=30\"\n"), 0o600);
+    let before = everything(node.root());
+    let (said, code) = node.fix(&["apiserver-audit-log-maxage"]);
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("something stronger undoes it"), "{said}");
+    assert_eq!(everything(node.root()), before);
+}
+
+#[test]
+fn taking_back_leaves_no_folder_that_was_not_there() {
+    let node = Node::new(Profile::DefaultServer);
+    node.put("/etc/systemd/system/k3s.service", STRONGER, 0o644);
+    let _ = fs::remove_dir_all(node.path("/etc/rancher/k3s/config.yaml.d"));
+    let before = everything(node.root());
+    let (said, code) = node.fix(&["apiserver-audit-log-maxage"]);
+    assert_eq!(code, 3);
+    assert!(said.contains("taken back"), "{said}");
+    assert_eq!(everything(node.root()), before);
+}
+
+#[test]
+fn a_link_of_k3s_own_is_repaired_where_it_leads() {
+    for asked in [
+        &["token-agent-token-file-mode"][..],
+        &["token-server-file-mode", "token-agent-token-file-mode", "token-node-token-link"],
+    ] {
+        let node = Node::new(Profile::DefaultServer);
+        let token = "/var/lib/rancher/k3s/server/token";
+        fs::set_permissions(node.path(token), fs::Permissions::from_mode(0o644)).unwrap();
+        for control in asked {
+            assert_eq!(node.status(control), Status::Fail, "{control}");
+        }
+        let (said, code) = node.fix(asked);
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(node.mode(token), 0o600);
+        for control in asked {
+            assert_eq!(node.status(control), Status::Pass, "{control}");
+            assert!(said.contains(&format!("{control}: repaired")), "{said}");
+        }
+        assert!(!said.contains("not changed"), "{said}");
+    }
+}
+
+#[test]
+fn a_link_that_leads_elsewhere_is_left_to_people() {
+    let node = Node::new(Profile::DefaultServer);
+    let link = node.path("/var/lib/rancher/k3s/server/agent-token");
+    fs::remove_file(&link).unwrap();
+    node.put("/etc/shared", "x\n", 0o644);
+    std::os::unix::fs::symlink("/etc/shared", &link).unwrap();
+    let (said, code) = node.fix(&["token-agent-token-file-mode"]);
+    assert_eq!(code, 3);
+    assert!(said.contains("a link: change what it leads to by hand"), "{said}");
+    assert_eq!(node.mode("/etc/shared"), 0o644);
+}
+
+#[test]
+fn the_name_of_an_option_that_is_in_use_is_used() {
+    let node = Node::new(Profile::DefaultServer);
+    let old = "kube-cloud-controller-arg: [profiling=true]\nkube-controller-arg: [profiling=true]\n";
+    node.put("/etc/rancher/k3s/config.yaml", old, 0o600);
+    let said = node.explain("ccm-profiling-off");
+    assert!(said.contains("\n  kube-cloud-controller-arg+:\n  - \"profiling=false\"\n"), "{said}");
+    let (said, code) = node.fix(&["ccm-profiling-off", "kcm-profiling-off"]);
+    assert_eq!(code, 0, "{said}");
+    let lines = node.text(DROP_IN).unwrap();
+    assert!(lines.contains("kube-cloud-controller-arg+:") && lines.contains("kube-controller-arg+:"), "{lines}");
+    assert_eq!(node.status("trap-old-and-new-name"), Status::Pass);
+}
+
+#[test]
+fn explain_prints_the_kernel_parameters_and_offers_a_repair_only_where_one_is_made() {
+    let node = Node::new(Profile::DefaultServer);
+    let said = node.explain("sysctl-persisted");
+    let lines: String = KERNEL.lines().map(|line| format!("  {line}\n")).collect();
+    assert!(said.contains(&format!("Lines that do it, in {SYSCTLS}\n{lines}")), "{said}");
+    assert!(!said.contains("picketd fix"), "{said}");
+    node.put("/etc/sysctl.d/10-mine.conf", "kernel.panic = 5\n", 0o644);
+    let said = node.explain("sysctl-persisted");
+    assert!(said.contains("`picketd fix --dry-run sysctl-persisted`"), "{said}");
+}
+
 #[test]
 fn modes_are_narrowed_and_never_widened() {
     let node = Node::new(Profile::DefaultServer);

@@ -99,7 +99,7 @@ impl Catalogue {
     }
 }
 
-/// One requirement.
+/// One requirement. The compiled-in catalogue lists the values in the order of these fields, see `build.rs`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Control {
@@ -133,6 +133,8 @@ pub struct Control {
     /// For people; not kept in the packed form.
     #[serde(default, rename = "k3s_default")]
     _k3s_default: Ignored,
+    #[serde(default, rename = "why")]
+    _why: Ignored,
     #[serde(default, rename = "notes")]
     _notes: Ignored,
     #[serde(default, rename = "kube_bench_1_9")]

@@ -76,8 +76,8 @@ impl Known {
     }
 }
 
-/// Old names of list options that feed the list of the new name.
-pub(crate) const OLD_NAMES: [(&str, &str); 2] = [
+/// Old names of list options, each with the new name whose list it feeds.
+pub const OLD_NAMES: [(&str, &str); 2] = [
     ("kube-controller-arg", "kube-controller-manager-arg"),
     ("kube-cloud-controller-arg", "kube-cloud-controller-manager-arg"),
 ];

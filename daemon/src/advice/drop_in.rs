@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use picket_k3s::OLD_NAMES;
 use serde_json::Value;
 
 /// A setting in a file of `config.yaml.d`.
@@ -74,6 +75,21 @@ impl DropIn {
                 self.0.insert(key.to_owned(), setting);
             }
         }
+    }
+
+    /// The same settings, under the old name of an option where that is the one in use. Both side by side would make
+    /// one list of two.
+    #[must_use]
+    pub fn named_as(mut self, in_use: impl Fn(&str) -> bool) -> Self {
+        for (old, new) in OLD_NAMES {
+            if in_use(old)
+                && !in_use(new)
+                && let Some(setting) = self.0.remove(new)
+            {
+                self.0.insert(old.to_owned(), setting);
+            }
+        }
+        self
     }
 
     /// The settings alone, as they stand in a file. Texts are quoted: YAML 1.1 reads numbers and booleans out of

@@ -58,11 +58,14 @@ fn explain(policy: &Policy, control: &Control, rows: &[&Verdict], seen: &Seen, o
         writeln!(out, "  CIS {}", numbers.join(", "))?;
     }
     let background = Background::of(&control.id).unwrap_or_default();
-    if !background.notes.is_empty() {
-        writeln!(out, "\nWhy it matters\n  {}", background.notes)?;
-    }
-    if !background.default.is_empty() {
-        writeln!(out, "\nWhat K3s does by itself\n  {}", background.default)?;
+    for (head, text) in [
+        ("Why it matters", background.why),
+        ("How it is judged", background.notes),
+        ("What K3s does by itself", background.default),
+    ] {
+        if !text.is_empty() {
+            writeln!(out, "\n{head}\n  {text}")?;
+        }
     }
     writeln!(out, "\nSeen here")?;
     if rows.is_empty() {
@@ -105,8 +108,15 @@ fn explain(policy: &Policy, control: &Control, rows: &[&Verdict], seen: &Seen, o
             }
         }
     }
+    let kernel = repair::kernel_parameters(control);
+    if !kernel.is_empty() {
+        writeln!(out, "\nLines that do it, in {}", repair::SYSCTLS)?;
+        for (key, value) in kernel {
+            writeln!(out, "  {key} = {value}")?;
+        }
+    }
     writeln!(out, "\nTo be restarted\n  {}", advice::restart(control, seen.snapshot.role))?;
-    if repair::can(control) {
+    if repair::can(control) && rows.iter().any(|row| row.status == Status::Fail) {
         writeln!(out, "\n`picketd fix --dry-run {}` shows what picket would change.", control.id)?;
     }
     Ok(())

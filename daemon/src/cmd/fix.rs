@@ -65,57 +65,88 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
             }
         }
     }
-    let plan = repair::plan(&host, &seen.configuration, &seen.snapshot.data_dir, &wanted);
-    for refused in &plan.refused {
-        say(format!(
-            "{} {}: not changed: {}",
-            refused.control,
-            printable(&refused.subject),
-            printable(&refused.reason)
-        ))?;
-    }
-    for step in &plan.steps {
+    let plan_for = |wanted: &[(&Control, Vec<&Verdict>)]| {
+        repair::plan(&host, &seen.configuration, &seen.snapshot.data_dir, wanted)
+    };
+    let Plan { mut steps, refused, controls, mut written } = plan_for(&wanted);
+    for step in &steps {
         say(step.diff().trim_end().to_owned())?;
     }
-    left.extend(plan.refused.iter().flat_map(|refused| refused.control.split(' ')));
-    if plan.steps.is_empty() {
+    if steps.is_empty() || args.dry_run {
+        for refused in &refused {
+            say(refused.line())?;
+        }
+        if !steps.is_empty() {
+            say("Nothing was changed (--dry-run).".to_owned())?;
+        }
+        left.extend(refused.iter().flat_map(|refused| refused.control.split(' ')));
         return done(&left);
     }
-    if args.dry_run {
-        say("Nothing was changed (--dry-run).".to_owned())?;
-        return done(&left);
-    }
-    carry_out(&host, &plan)?;
 
-    let (_, after) = look(&host, args.role.role(), &policy);
-    let broken = newly_failing(&before, &after);
-    if !broken.is_empty() {
-        take_back(&host, &plan.steps)?;
-        say(format!("Taken back: it would make {} fail.", broken.join(", ")))?;
-        left.extend(plan.controls.iter().map(String::as_str));
-        return done(&left);
-    }
-    let failing: BTreeSet<&str> =
-        after.iter().filter(|v| v.status == Status::Fail).map(|v| v.control.as_str()).collect();
-    let helped = plan.controls.iter().any(|id| !failing.contains(id.as_str()));
-    if !helped && plan.steps.iter().all(|s| matches!(s, Step::Write { .. } | Step::Live { .. })) {
-        take_back(&host, &plan.steps)?;
-        for id in &plan.controls {
+    let mut made: Vec<Step> = Vec::new();
+    let mut useless: BTreeSet<String> = BTreeSet::new();
+    // What did not help is taken back, and the rest is done without it.
+    let after = loop {
+        carry_out(&host, &mut made, steps)?;
+        let (_, after) = look(&host, args.role.role(), &policy);
+        let failing = failing(&after);
+        let (no_help, rest): (Vec<String>, Vec<String>) =
+            written.into_iter().partition(|id| failing.contains(id.as_str()));
+        if no_help.is_empty() {
+            break after;
+        }
+        for id in &no_help {
             say(format!("{id}: still fails, so the change was taken back; {}", reason(&after, id)))?;
         }
-        left.extend(plan.controls.iter().map(String::as_str));
+        let (lines, others) = made.into_iter().partition(|s| matches!(s, Step::Write { .. } | Step::Live { .. }));
+        made = others;
+        take_back(&host, &lines)?;
+        useless.extend(no_help);
+        let rest_of: Vec<_> = wanted.iter().filter(|(c, _)| rest.contains(&c.id)).cloned().collect();
+        steps = plan_for(&rest_of).steps;
+        for step in &steps {
+            say(step.diff().trim_end().to_owned())?;
+        }
+        written = rest;
+    };
+    left.extend(useless.iter().map(String::as_str));
+    let broken = newly_failing(&before, &after);
+    if !broken.is_empty() && !made.is_empty() {
+        take_back(&host, &made)?;
+        say(format!("Taken back: it would make {} fail.", broken.join(", ")))?;
+        for refused in &refused {
+            say(refused.line())?;
+        }
+        left.extend(refused.iter().flat_map(|refused| refused.control.split(' ')));
+        left.extend(controls.iter().map(String::as_str));
         return done(&left);
     }
-    for (control, _) in wanted.iter().filter(|(c, _)| plan.controls.contains(&c.id)) {
-        if failing.contains(control.id.as_str()) {
-            left.insert(&control.id);
-            say(format!("{}: still fails; {}", control.id, reason(&after, &control.id)))?;
-        } else {
+    let failing = failing(&after);
+    // One repair may have done what another control could not do by itself.
+    for refused in refused.iter().filter(|r| r.control.split(' ').any(|id| failing.contains(id))) {
+        say(refused.line())?;
+    }
+    for (control, rows) in &wanted {
+        let id = control.id.as_str();
+        if rows.iter().all(|row| row.status != Status::Fail) || useless.contains(id) {
+            continue;
+        }
+        if !failing.contains(id) {
             let restart = advice::restart(control, seen.snapshot.role);
-            say(format!("{}: repaired. To be restarted: {restart}", control.id))?;
+            say(format!("{id}: repaired. To be restarted: {restart}"))?;
+            continue;
+        }
+        left.insert(id);
+        if controls.iter().any(|planned| planned == id) {
+            say(format!("{id}: still fails; {}", reason(&after, id)))?;
         }
     }
     done(&left)
+}
+
+/// Controls of which a row fails.
+fn failing(verdicts: &[Verdict]) -> BTreeSet<&str> {
+    verdicts.iter().filter(|v| v.status == Status::Fail).map(|v| v.control.as_str()).collect()
 }
 
 /// The end of the command: whatever still fails is something that could not be done.
@@ -134,13 +165,14 @@ fn look(host: &Host, role: Option<Role>, policy: &Policy) -> (Seen, Vec<Verdict>
     (seen, verdicts)
 }
 
-/// Makes every change, or none.
-fn carry_out(host: &Host, plan: &Plan) -> Result<(), Failure> {
-    for (index, step) in plan.steps.iter().enumerate() {
+/// Makes these changes too, or none at all.
+fn carry_out(host: &Host, made: &mut Vec<Step>, steps: Vec<Step>) -> Result<(), Failure> {
+    for step in steps {
         if let Err(error) = step.apply(host) {
-            take_back(host, plan.steps.get(..index).unwrap_or_default())?;
+            take_back(host, made)?;
             return Err(Failure::failed("cannot repair this; what had been changed was taken back", error));
         }
+        made.push(step);
     }
     Ok(())
 }

@@ -29,6 +29,8 @@ pub enum Step {
         new: String,
         /// Its mode.
         mode: u32,
+        /// Folders above it that do not exist yet, the innermost first.
+        missing: Vec<String>,
     },
     /// A file or folder gets another mode.
     Mode {
@@ -93,12 +95,20 @@ pub(super) fn own_file(host: &Host, path: &str) -> Result<Option<String>, String
 }
 
 impl Step {
+    /// The change that gives a file of picket's own a content.
+    pub(super) fn write(host: &Host, path: String, old: Option<String>, new: String, mode: u32) -> Self {
+        let above = Path::new(&path).ancestors().skip(1);
+        let missing = above.take_while(|folder| host.stat(folder).is_err_and(|e| e.is_absent()));
+        let missing = missing.map(|folder| folder.to_string_lossy().into_owned()).collect();
+        Self::Write { path, old, new, mode, missing }
+    }
+
     /// The change as a person reads it: a diff, or one line.
     pub fn diff(&self) -> String {
         let mut out = String::new();
         // Writing into a text cannot fail.
         let _ = match self {
-            Self::Write { path, old, new, mode } => {
+            Self::Write { path, old, new, mode, .. } => {
                 let from = if old.is_some() { path.as_str() } else { "/dev/null" };
                 let _ = writeln!(out, "--- {}\n+++ {} ({mode:04o})", printable(from), printable(path));
                 let old: Vec<&str> = old.iter().flat_map(|text| text.lines()).collect();
@@ -136,11 +146,11 @@ impl Step {
     /// [`RepairError`].
     pub fn apply(&self, host: &Host) -> Result<(), RepairError> {
         match self {
-            Self::Write { path, old, new, mode } => {
+            Self::Write { path, old, new, mode, missing } => {
                 if own_file(host, path).ok().as_ref() != Some(old) {
                     return Err(RepairError::Raced { path: path.clone() });
                 }
-                write(host, path, new, *mode)
+                write(host, path, new, *mode).inspect_err(|_| remove_empty(host, missing))
             }
             Self::Mode { path, old, new } => {
                 let file = open(host, path)?;
@@ -166,9 +176,11 @@ impl Step {
     pub fn undo(&self, host: &Host) -> Result<(), RepairError> {
         match self {
             Self::Write { path, old: Some(old), mode, .. } => write(host, path, old, *mode),
-            Self::Write { path, old: None, .. } => {
+            Self::Write { path, old: None, missing, .. } => {
                 let outside = outside(host, path);
-                change(path, || fs::remove_file(&outside))
+                change(path, || fs::remove_file(&outside))?;
+                remove_empty(host, missing);
+                Ok(())
             }
             Self::Mode { path, old, .. } => {
                 let file = open(host, path)?;
@@ -217,6 +229,15 @@ fn write(host: &Host, path: &str, text: &str, mode: u32) -> Result<(), RepairErr
     Ok(atomic::write(&outside(host, path), text.as_bytes(), mode)?)
 }
 
+/// Removes folders that were made for a file. One in which somebody has put something meanwhile stays.
+fn remove_empty(host: &Host, made: &[String]) {
+    for folder in made {
+        if fs::remove_dir(outside(host, folder)).is_err() {
+            return;
+        }
+    }
+}
+
 fn live(key: &str, value: &str) -> Result<(), RepairError> {
     let path = format!("/proc/sys/{}", as_path(key));
     change(&path, || fs::write(&path, value))
@@ -228,12 +249,18 @@ mod tests {
 
     #[test]
     fn a_diff_shows_what_changes_and_what_stays() {
-        let step =
-            Step::Write { path: "/a".into(), old: Some("x\ny\nz\n".into()), new: "x\nY\nz\n".into(), mode: 0o600 };
+        let write = |old: Option<&str>, new: &str, mode| Step::Write {
+            path: "/a".into(),
+            old: old.map(str::to_owned),
+            new: new.into(),
+            mode,
+            missing: Vec::new(),
+        };
+        let step = write(Some("x\ny\nz\n"), "x\nY\nz\n", 0o600);
         assert_eq!(step.diff(), "--- /a\n+++ /a (0600)\n x\n-y\n+Y\n z\n");
-        let new = Step::Write { path: "/a".into(), old: None, new: "x\n".into(), mode: 0o644 };
+        let new = write(None, "x\n", 0o644);
         assert_eq!(new.diff(), "--- /dev/null\n+++ /a (0644)\n+x\n");
-        let same = Step::Write { path: "/a".into(), old: Some("x\nx\n".into()), new: "x\nx\nx\n".into(), mode: 0o644 };
+        let same = write(Some("x\nx\n"), "x\nx\nx\n", 0o644);
         assert_eq!(same.diff(), "--- /a\n+++ /a (0644)\n x\n x\n+x\n");
     }
 }

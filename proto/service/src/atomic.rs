@@ -38,8 +38,11 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), AtomicError> {
     hidden.push(".new");
     let beside = folder.join(hidden);
     match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("remove", &beside)(error)),
-        Ok(()) | Err(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if fs::symlink_metadata(&beside).is_ok() => return Err(fail("remove", &beside)(error)),
+        // A read-only file system answers so even where there is nothing to remove.
+        Err(error) => return Err(fail("write", path)(error)),
+        Ok(()) => {}
     }
     let done = (|| {
         let mut file = OpenOptions::new()
@@ -98,6 +101,14 @@ mod tests {
         fs::write(dir.path().join(".a.new"), b"half").unwrap();
         write(&dir.path().join("a"), b"whole", 0o600).unwrap();
         assert_eq!(fs::read(dir.path().join("a")).unwrap(), b"whole");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_not_said_to_be_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), b"x").unwrap();
+        let error = write(&dir.path().join("file/a"), b"x", 0o600).unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot write {}", dir.path().join("file/a").display()));
     }
 
     #[test]

@@ -17,7 +17,7 @@ const MAX_CUSTOM_CONTROLS: usize = 500;
 /// Keys that every entry must have.
 const REQUIRED: [&str; 5] = ["id", "title", "source", "what", "expected"];
 /// Keys for people: allowed, not looked at.
-const FOR_PEOPLE: [&str; 6] = ["k3s_default", "notes", "kube_bench_1_9", "unverified", "verified", "evidence"];
+const FOR_PEOPLE: [&str; 7] = ["k3s_default", "why", "notes", "kube_bench_1_9", "unverified", "verified", "evidence"];
 
 /// An entry with nothing but defaults. One key after the other is put in its place, so that an error is known by key.
 static TEMPLATE: LazyLock<Map<String, Value>> = LazyLock::new(|| {
