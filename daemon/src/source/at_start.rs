@@ -25,8 +25,6 @@ const KUBELET_COMES: SignedDuration = SignedDuration::from_mins(20);
 const AT_ONCE: SignedDuration = SignedDuration::from_secs(1);
 /// A file written so short a time ago may be in the middle of it.
 const FRESH: SignedDuration = SignedDuration::from_secs(3);
-/// Where `registries.yaml` lies.
-const REGISTRIES: &str = "/etc/rancher/k3s/registries.yaml";
 
 /// A document as it was read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,9 +76,10 @@ pub fn observe(host: &Host, snapshot: &Snapshot, remembered: &Documents) -> Docu
     let mut room = MOST_KEPT;
     let (kubelet_dropins, kubelet_started) = kubelet(host, snapshot, started, remembered, &mut room);
     let registries = remembered.registries.clone().or_else(|| {
+        let file = snapshot.registries_file();
         let same = match snapshot.registries {
-            Observation::Absent => is_absent_since(host, REGISTRIES, started),
-            _ => is_unchanged_since(host, REGISTRIES, started),
+            Observation::Absent => is_absent_since(host, &file, started),
+            _ => is_unchanged_since(host, &file, started),
         };
         same.then(|| keep(&snapshot.registries, &mut room))
     });
@@ -156,13 +155,9 @@ fn is_folder_unchanged_since(host: &Host, folder: &str, own: &str, since: Timest
     }
     let matches = host.glob(&format!("{folder}/**"));
     matches.problems.iter().all(|problem| problem.reason.is_absent())
-        && matches.paths.iter().all(|path| match path.to_str() {
-            None => false,
-            Some(path) if path == own => true,
-            Some(text) => match host.stat(path) {
-                Ok(meta) if meta.kind == Kind::Folder => old_folder(path),
-                _ => !text.ends_with(".conf") || is_unchanged_since(host, text, since),
-            },
+        && matches.paths.iter().filter(|path| *path != own).all(|path| match host.stat(path.as_ref()) {
+            Ok(meta) if meta.kind == Kind::Folder => old_folder(path.as_ref()),
+            _ => !path.ends_with(".conf") || is_unchanged_since(host, path, since),
         })
 }
 
@@ -223,6 +218,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, SystemTime};
 
+    use picket_checks::REGISTRIES_FILE;
     use picket_service::clock::SystemClock;
 
     use super::*;
@@ -280,7 +276,7 @@ mod tests {
             }
             let policy = fs::read(self.path(POLICY)).unwrap();
             snap.audit_policies.insert(POLICY.to_owned(), Observation::from(AuditPolicy::parse(&policy).unwrap()));
-            snap.registries = fs::read(self.path(REGISTRIES))
+            snap.registries = fs::read(self.path(REGISTRIES_FILE))
                 .map_or(Observation::Absent, |bytes| Observation::from(Registries::parse(&bytes).unwrap()));
             let documents = observe(&host, &snap, remembered);
             let read = documents.as_read(&snap);
@@ -332,7 +328,7 @@ mod tests {
             assert_eq!(node.first_look().1.kubelet_dropins, None, "{what}");
         }
         let node = Node::new();
-        fs::remove_file(node.path(REGISTRIES)).unwrap();
+        fs::remove_file(node.path(REGISTRIES_FILE)).unwrap();
         assert_eq!(node.first_look().1.registries, None);
     }
 
@@ -344,7 +340,7 @@ mod tests {
         node.put(POLICY, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: None\n", 60);
         fs::remove_file(node.path(&site("50-site.conf"))).unwrap();
         node.put(&site("60-x.conf"), "maxPods: 60\n", 60);
-        fs::remove_file(node.path(REGISTRIES)).unwrap();
+        fs::remove_file(node.path(REGISTRIES_FILE)).unwrap();
         let (after, read) = node.look(&documents);
         assert_eq!(read, before);
         assert_eq!(after, documents);
