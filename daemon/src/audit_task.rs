@@ -80,8 +80,10 @@ struct Log {
 /// of it is known already.
 #[derive(Debug)]
 struct Again {
-    lines: u64,
-    /// The place, to go on from when those lines are gone.
+    /// What is to be judged again, and what was so far.
+    wanted: Since,
+    judged: Since,
+    /// The place, to go on from after those lines, or when they are gone.
     place: Cursor,
 }
 
@@ -112,6 +114,8 @@ pub struct AuditWatch {
     remembered_at: Instant,
     /// Something changed that memory and cannot be judged again.
     remember: bool,
+    /// A log was opened where the settings say, which is to count once only.
+    begun: bool,
 }
 
 impl AuditWatch {
@@ -131,17 +135,14 @@ impl AuditWatch {
             ledger.with(|ledger| (ledger.audit_cursor().map(places_of), ledger.detector_state().cloned()));
         let places = places.unwrap_or_default();
         let mut again = None;
-        if let Some(state) = state.filter(|_| !places.logs.is_empty()) {
-            match detector.restore(&unpacked(&state.state)) {
-                Ok(()) => {
-                    let before = places_of(&state.cursor).logs.into_iter().next();
-                    again = before.filter(|_| places.since.lines > 0);
-                    if let Some(ticked) = places.since.ticked.filter(|_| places.since.lines == 0) {
-                        // What that brought is in the ledger.
-                        detector.tick(ticked, &mut Vec::new());
-                    }
-                }
-                Err(error) => tracing::warn!(error = %Chain(&error), "what the audit rules remembered is lost"),
+        if let Some(state) = state.filter(|_| !places.logs.is_empty())
+            && restore(&mut detector, &state.state)
+        {
+            let before = places_of(&state.cursor).logs.into_iter().next();
+            again = before.filter(|_| places.since.lines > 0);
+            if let Some(ticked) = places.since.ticked.filter(|_| places.since.lines == 0) {
+                // What that brought is in the ledger.
+                detector.tick(ticked, &mut Vec::new());
             }
         }
         let now = Instant::now();
@@ -149,7 +150,7 @@ impl AuditWatch {
             let log = Log { cursor: Some(place.clone()), named: false, ..Log::new(place.path.clone()) };
             match again.take().filter(|before| before.path == place.path) {
                 Some(before) => {
-                    let again = Some(Again { lines: places.since.lines, place });
+                    let again = Some(Again { wanted: places.since, judged: Since::default(), place });
                     Log { cursor: Some(before), again, ..log }
                 }
                 None => log,
@@ -168,6 +169,7 @@ impl AuditWatch {
             since_bytes: 0,
             remembered_at: now,
             remember: true,
+            begun: false,
         })
     }
 
@@ -222,8 +224,9 @@ impl AuditWatch {
             !done
         });
         self.remember |= kept != before;
-        let shown: Vec<_> =
-            self.logs.iter().filter(|log| log.named || there(log)).map(|log| log.path.clone()).collect();
+        let (named, others): (Vec<_>, Vec<_>) =
+            self.logs.iter().filter(|log| log.named || there(log)).partition(|log| log.named);
+        let shown: Vec<_> = named.into_iter().chain(others).map(|log| log.path.clone()).collect();
         self.board.update(|state| {
             let mut shown = shown.into_iter();
             state.audit.path = shown.next();
@@ -254,7 +257,13 @@ impl AuditWatch {
                         }
                     }
                     more |= batch.more;
-                    self.take(at, batch)?;
+                    if self.logs.get(at).is_some_and(|log| log.again.is_some()) {
+                        self.judge_again(at, &batch);
+                        // What is new comes after it.
+                        more = true;
+                    } else {
+                        self.take(at, batch)?;
+                    }
                     self.lag(at, late, late_after)?;
                 }
                 Err(error) => {
@@ -294,13 +303,12 @@ impl AuditWatch {
         if log.late_told || since.elapsed() < after {
             return Ok(());
         }
-        if let Some(again) = log.again.take() {
-            log.cursor = Some(again.place);
-            log.reader = None;
-        }
-        self.remember = true;
         log.late_told = true;
         let path = log.path.clone();
+        if log.again.is_some() {
+            self.go_on(at, false);
+        }
+        self.remember = true;
         let rule = match late {
             Late::Behind => "audit-reader-behind",
             Late::Blind => "audit-gap",
@@ -336,7 +344,9 @@ impl AuditWatch {
     /// [`AuditError::Append`].
     pub fn stop(&mut self) -> Result<(), AuditError> {
         self.remember = true;
-        if self.unkept > 0 && !self.goes_again() { self.append(Vec::new()) } else { Ok(()) }
+        // With the memory as it is now, nothing is to be judged again.
+        let due = self.unkept > 0 || self.since.lines > 0;
+        if due && !self.goes_again() { self.append(Vec::new()) } else { Ok(()) }
     }
 
     fn read(&mut self, at: usize) -> Result<Option<Batch>, TailError> {
@@ -353,6 +363,7 @@ impl AuditWatch {
                 })
                 .transpose();
         };
+        self.begun |= cursor.is_none();
         let mut reader = self.open(&path, cursor)?;
         let batch = reader.poll(BUDGET);
         if let Some(log) = self.logs.get_mut(at) {
@@ -397,24 +408,16 @@ impl AuditWatch {
         self.logs.iter().any(|log| log.again.is_some())
     }
 
-    /// Judges in silence what was judged before a crash. Says whether the rest of the batch is new; with `false` the
-    /// batch is done with.
-    fn judge_again(&mut self, at: usize, batch: &mut Batch) -> bool {
-        let Some(log) = self.logs.get_mut(at) else { return false };
-        let Some(again) = &mut log.again else { return true };
-        let odd = !batch.gaps.is_empty() || !batch.signs.is_empty();
-        if odd || (batch.lines.is_empty() && !batch.more) {
-            // Those lines are gone. The place is what counts; a few counts of the rules are lost.
-            tracing::warn!(path = log.path, "what the audit rules counted last is lost: its lines are gone");
-            log.cursor = log.again.take().map(|again| again.place);
-            log.reader = None;
-            return false;
-        }
-        let lines = usize::try_from(again.lines).unwrap_or(usize::MAX).min(batch.lines.len());
-        again.lines -= lines as u64;
-        let done = again.lines == 0;
+    /// Judges in silence what was judged before a crash. Which lines are new says the place alone: reading goes on
+    /// there, whatever was found before it.
+    fn judge_again(&mut self, at: usize, batch: &Batch) {
+        let Some(Log { again: Some(again), path, .. }) = self.logs.get_mut(at) else { return };
         let mut known = Vec::new();
-        for line in batch.lines.drain(..lines) {
+        for line in &batch.lines {
+            if again.judged.lines == again.wanted.lines {
+                break;
+            }
+            again.judged.judged(&line.bytes);
             let position = Position { file: &line.file, line: line.number };
             each_event(&line.bytes, |event| {
                 if let Ok(event) = event {
@@ -422,25 +425,40 @@ impl AuditWatch {
                 }
             });
         }
-        if done {
-            log.again = None;
-            if let Some(ticked) = self.since.ticked {
-                self.detector.tick(ticked, &mut known);
-            }
+        let done = again.judged.lines == again.wanted.lines;
+        let odd = !batch.gaps.is_empty() || !batch.signs.is_empty();
+        if done && !odd && again.judged.same_lines(&again.wanted) {
+            self.go_on(at, true);
+        } else if done || odd || !batch.more {
+            tracing::warn!(path, "what the audit rules counted last is lost: its lines are gone");
+            self.go_on(at, false);
         }
-        done
     }
 
-    fn take(&mut self, at: usize, mut batch: Batch) -> Result<(), AuditError> {
-        if !self.judge_again(at, &mut batch) {
-            return Ok(());
+    /// Goes on at the place, with the detector as it was there if its last lines were judged again, else as it lies in
+    /// the ledger: a few counts are lost then.
+    fn go_on(&mut self, at: usize, judged: bool) {
+        if !judged && let Some(state) = self.ledger.with(|ledger| ledger.detector_state().cloned()) {
+            restore(&mut self.detector, &state.state);
         }
+        if let Some(ticked) = self.since.ticked {
+            // What that brought is in the ledger.
+            self.detector.tick(ticked, &mut Vec::new());
+        }
+        let Some(log) = self.logs.get_mut(at) else { return };
+        log.cursor = log.again.take().map(|again| again.place);
+        log.reader = None;
+        self.remember = true;
+    }
+
+    fn take(&mut self, at: usize, batch: Batch) -> Result<(), AuditError> {
         let mut detections = Vec::new();
         let (mut events, mut malformed, mut last) = (0u64, 0u64, None);
         let mut first_bad = None;
         let now = self.host.now();
         let mut bad_in: BTreeMap<Arc<str>, (u64, u64)> = BTreeMap::new();
         for line in &batch.lines {
+            self.since.judged(&line.bytes);
             let position = Position { file: &line.file, line: line.number };
             each_event(&line.bytes, |event| match event {
                 Ok(event) => {
@@ -467,8 +485,9 @@ impl AuditWatch {
                 tracing::error!(file = &*sign.file, "the audit log lost its name while its writer holds it open");
             }
         }
-        // What is not in the lines cannot be judged again.
-        self.remember |= !batch.signs.is_empty() || !batch.gaps.is_empty() || !bad_in.is_empty();
+        // What is not in the lines cannot be judged again, nor in which order the lines of two files came.
+        let two_files = batch.cursor.orphan.as_ref().is_some_and(|(_, alive)| *alive);
+        self.remember |= two_files || !batch.signs.is_empty() || !batch.gaps.is_empty() || !bad_in.is_empty();
         for (file, (line, count)) in &bad_in {
             let position = Position { file, line: *line };
             self.detector.sign("audit-unparsable-line", position, now, *count, &mut detections);
@@ -493,7 +512,6 @@ impl AuditWatch {
         let bytes = batch.lines.iter().map(|line| line.bytes.len() as u64 + 1).sum::<u64>();
         self.unkept += bytes;
         self.since_bytes += bytes;
-        self.since.lines += batch.lines.len() as u64;
         let place = self.logs.get(at).and_then(|log| log.reader.as_ref()?.place());
         let counters = self.detector.counters();
         self.board.update(|state| {
@@ -508,7 +526,7 @@ impl AuditWatch {
                 audit.offset = offset;
             }
         });
-        let due = self.unkept > 0 && self.kept_at.elapsed() >= KEEP_EVERY;
+        let due = self.begun || self.unkept > 0 && self.kept_at.elapsed() >= KEEP_EVERY;
         if !bodies.is_empty() || due {
             self.append(bodies)?;
         }
@@ -553,7 +571,7 @@ impl AuditWatch {
             units.into_iter().try_for_each(|unit| ledger.append(unit, None, now).map(drop))?;
             ledger.append(last, Some(AuditMark { cursor, detector }), now)
         })?;
-        self.unkept = 0;
+        (self.unkept, self.begun) = (0, false);
         self.kept_at = Instant::now();
         Ok(())
     }
@@ -573,6 +591,14 @@ impl Log {
             again: None,
         }
     }
+}
+
+/// Gives a detector back its memory from the ledger. Says whether that was possible.
+fn restore(detector: &mut Detector, state: &[u8]) -> bool {
+    detector
+        .restore(&unpacked(state))
+        .inspect_err(|error| tracing::warn!(error = %Chain(error), "what the audit rules remembered is lost"))
+        .is_ok()
 }
 
 /// A detector with the rules that are compiled in and those of the site. What cannot be used is told in the log and in

@@ -2,8 +2,8 @@
 
 use std::io::Read as _;
 
-use flate2::Compression;
 use flate2::read::{ZlibDecoder, ZlibEncoder};
+use flate2::{Compression, Crc};
 use jiff::Timestamp;
 use picket_ledger::AuditMark;
 use picket_model::EventBody;
@@ -74,9 +74,30 @@ pub(super) struct Places {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Since {
     pub(super) lines: u64,
+    /// What those lines are recognised by, one after another. None in a place of before there was this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) print: Option<u64>,
     /// The last time the detector was told of without a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) ticked: Option<Timestamp>,
+}
+
+impl Since {
+    /// One more line was judged.
+    pub(super) fn judged(&mut self, line: &[u8]) {
+        let mut crc = Crc::new();
+        crc.update(line);
+        let (before, this) = (self.print.unwrap_or_default(), u64::from(crc.sum()) << 32 | u64::from(crc.amount()));
+        // FNV-1a, a line at a time.
+        self.print = Some((before ^ this).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(29));
+        self.lines += 1;
+    }
+
+    /// The same lines in the same order, as far as that is known.
+    pub(super) fn same_lines(&self, other: &Self) -> bool {
+        self.lines == other.lines
+            && (self.print == other.print || self.print.is_none() || other.print.is_none() || self.lines == 0)
+    }
 }
 
 /// The places in the ledger. Before, they were a list, and at first a single one.
@@ -124,8 +145,28 @@ mod tests {
         assert_eq!(places_of(&one).logs, std::slice::from_ref(&cursor));
         assert_eq!(places_of(&many).logs.len(), 2);
         assert!(places_of(b"nonsense").logs.is_empty());
-        let since = Since { lines: 7, ticked: Some(Timestamp::UNIX_EPOCH) };
+        let since = Since { lines: 7, print: Some(u64::MAX), ticked: Some(Timestamp::UNIX_EPOCH) };
         let places = Places { logs: vec![cursor], since };
         assert_eq!(places_of(&serde_json::to_vec(&places).unwrap_or_default()), places);
+        let older = format!("{{\"logs\":{},\"since\":{{\"lines\":7}}}}", String::from_utf8_lossy(&many));
+        assert_eq!(
+            (places_of(older.as_bytes()).since, places_of(older.as_bytes()).logs.len()),
+            (Since { lines: 7, ..Since::default() }, 2)
+        );
+    }
+
+    #[test]
+    fn lines_judged_again_are_the_same_only_in_the_same_order_and_number() {
+        let judged = |lines: &[&str]| {
+            let mut since = Since::default();
+            lines.iter().for_each(|line| since.judged(line.as_bytes()));
+            since
+        };
+        let all = judged(&["a", "b", "c"]);
+        assert!(all.same_lines(&judged(&["a", "b", "c"])));
+        for others in [&["a", "b"][..], &["a", "c", "b"], &["a", "b", "d"], &["ab", "", "c"], &["a", "b", "c", "c"]] {
+            assert!(!all.same_lines(&judged(others)), "{others:?}");
+        }
+        assert!(all.same_lines(&Since { print: None, ..all }), "an older place knows only how many there were");
     }
 }

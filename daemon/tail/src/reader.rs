@@ -460,7 +460,11 @@ impl Reader {
         self.buffer.resize(CHUNK, 0);
         let before = active.source.pos();
         let result = active.source.read(&mut self.buffer);
-        if matches!(active.kind, Kind::Live { .. }) && before > 0 && !active.source.intact().unwrap_or(true) {
+        let recent = active.splitter.recent();
+        if matches!(active.kind, Kind::Live { .. })
+            && before > 0
+            && !active.source.intact(&recent, before).unwrap_or(true)
+        {
             self.truncated()?;
             // Not the end: it is read again from the start.
             return Ok(1);
@@ -598,7 +602,8 @@ impl Reader {
             self.sign(Oddity::Truncated, Arc::clone(&old.shown), lines);
         }
         let lines = if source.pos() == 0 { 0 } else { lines };
-        let splitter = Splitter::new(self.config.max_line, source.pos(), Some(lines));
+        let tail = source.before(source.pos()).unwrap_or_default();
+        let splitter = Splitter::new(self.config.max_line, source.pos(), Some(lines)).after(tail);
         let nameless = old.source.has_no_name();
         if nameless && !std::mem::replace(&mut old.unlinked, true) {
             self.sign(Oddity::Unlinked, Arc::clone(&old.shown), old.splitter.lines().unwrap_or(0));
@@ -644,7 +649,7 @@ impl Reader {
         // Compressed already. It is then exactly as long as what was read.
         let same = |path: &Path| -> io::Result<bool> {
             let mut source = Source::open(path)?;
-            Ok(source.resume(print, end)? && source.read(&mut [0])? == 0)
+            Ok(source.resume(print, None, end)?.is_some() && source.read(&mut [0])? == 0)
         };
         let mut there = self.list()?;
         for _ in 0..SEARCHES {
@@ -680,6 +685,9 @@ impl Active {
             ino: self.source.identity.ino,
             print: self.source.fingerprint(offset),
             offset,
+            tail: Some(self.splitter.tail())
+                .filter(|tail| !tail.is_empty())
+                .map(|tail| Fingerprint::of(offset.saturating_sub(tail.len() as u64), tail)),
             lines: self.splitter.lines(),
         }
     }

@@ -27,7 +27,8 @@ impl Reader {
                 if let Some(mut source) = self.open_if_there(&path)? {
                     let whole =
                         source.skip_to_end().map_err(|source| TailError::Read { path: path.clone(), source })?;
-                    let splitter = Splitter::new(self.config.max_line, source.pos(), None);
+                    let splitter = Splitter::new(self.config.max_line, source.pos(), None)
+                        .after(source.before(source.pos()).unwrap_or_default());
                     self.active = Some(Active {
                         kind: Kind::Live { replaced: false },
                         shown: self.shown(&path),
@@ -70,13 +71,14 @@ impl Reader {
             return Ok(());
         }
         let detail = match (Identity::at(&self.config.path), &mark.stamp) {
-            // Inodes are used again: with rotated logs to read, this is a younger log.
+            // Inodes are used again: with rotated logs to read, this is a younger log, unless it begins as the one did.
             (Ok(Some((identity, _))), None)
-                if identity == (Identity { dev: mark.dev, ino: mark.ino }) && !self.has_unread()? =>
+                if self.begins_as(&mark)
+                    || identity == (Identity { dev: mark.dev, ino: mark.ino }) && !self.has_unread()? =>
             {
                 self.sign(Oddity::Truncated, self.config.shown.as_str().into(), 0);
                 format!(
-                    "{} was truncated while nobody was reading it; what was written after byte {} is lost",
+                    "{} was cut or written anew while nobody was reading it; what was written after byte {} may be lost",
                     self.config.shown, mark.offset
                 )
             }
@@ -97,6 +99,15 @@ impl Reader {
         };
         self.gap(0, detail);
         Ok(())
+    }
+
+    /// The log begins with the very bytes of the mark: it is that file, or was made from it.
+    fn begins_as(&self, mark: &FileMark) -> bool {
+        mark.print.len > 0
+            && self.open_if_there(&self.config.path).ok().flatten().is_some_and(|mut source| {
+                let end = mark.print.at.saturating_add(u64::from(mark.print.len));
+                source.resume(mark.print, None, end).is_ok_and(|tail| tail.is_some())
+            })
     }
 
     /// Looks for the file of the mark under all names it may have by now.
@@ -159,9 +170,9 @@ impl Reader {
         for path in self.relatives()? {
             if matches!(Identity::at(&path), Ok(Some((now, _))) if now == identity)
                 && let Some(mut source) = self.open_if_there(&path)?
-                && source.resume(mark.print, mark.offset).unwrap_or(false)
+                && let Some(tail) = source.resume(mark.print, mark.tail, mark.offset).unwrap_or_default()
             {
-                let splitter = Splitter::new(self.config.max_line, mark.offset, mark.lines);
+                let splitter = Splitter::new(self.config.max_line, mark.offset, mark.lines).after(tail);
                 let kind = Kind::Live { replaced: true };
                 let active = Active { kind, shown: self.shown(&path), path, source, splitter, unlinked: true };
                 self.orphan = Some(Orphan { active, quiet: 0, alive });
@@ -200,9 +211,10 @@ impl Reader {
         };
         let plausible = mark.print.len > 0 || source.identity == here;
         // What cannot be read or unpacked is not recognised: the loss is then reported.
-        if !plausible || !source.resume(mark.print, mark.offset).unwrap_or(false) {
+        if !plausible {
             return Ok(false);
         }
+        let Ok(Some(tail)) = source.resume(mark.print, mark.tail, mark.offset) else { return Ok(false) };
         if let Kind::Backup(stamp) = &kind {
             self.known.remove(stamp);
         }
@@ -211,7 +223,7 @@ impl Reader {
             shown: self.shown(path),
             path: path.to_owned(),
             source,
-            splitter: Splitter::new(self.config.max_line, mark.offset, mark.lines),
+            splitter: Splitter::new(self.config.max_line, mark.offset, mark.lines).after(tail),
             unlinked: false,
         });
         Ok(true)

@@ -12,7 +12,7 @@ use nix::libc::O_NONBLOCK;
 use nix::unistd::{Whence, lseek};
 
 use crate::cursor::{Fingerprint, PRINT_BYTES};
-use crate::splitter::content;
+use crate::splitter::{content, last_of};
 
 enum Bytes {
     Plain(File),
@@ -127,18 +127,23 @@ impl Source {
         Fingerprint::of(self.print_at, self.print.get(..len).unwrap_or_default())
     }
 
-    /// Is what was read still what the file begins with? Not after it was truncated and written again.
-    pub(crate) fn intact(&self) -> io::Result<bool> {
+    /// Is what was read still what the file begins with, and do these bytes still end at that place? Not after it was
+    /// truncated and written again.
+    pub(crate) fn intact(&self, recent: &[u8], place: u64) -> io::Result<bool> {
         let Bytes::Plain(file) = &self.bytes else { return Ok(true) };
         if file.metadata()?.len() < self.pos || !begins_with_hole(file, self.print_at)? {
             return Ok(false);
         }
-        let mut now = vec![0; self.print.len()];
-        match file.read_exact_at(&mut now, self.print_at) {
-            Ok(()) => Ok(now == self.print),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(error) => Err(error),
-        }
+        let holds =
+            |bytes: &[u8], at| Ok::<_, io::Error>(bytes_at(file, bytes.len(), at)?.is_some_and(|now| now == bytes));
+        Ok(holds(&self.print, self.print_at)? && holds(recent, place.saturating_sub(recent.len() as u64))?)
+    }
+
+    /// The last bytes before a place, as far as a mark is recognised by them.
+    pub(crate) fn before(&self, place: u64) -> io::Result<Vec<u8>> {
+        let Bytes::Plain(file) = &self.bytes else { return Ok(Vec::new()) };
+        let len = usize::try_from(place).unwrap_or(usize::MAX).min(PRINT_BYTES);
+        Ok(bytes_at(file, len, place - len as u64)?.unwrap_or_default())
     }
 
     /// Back to the start of a file that was truncated.
@@ -152,46 +157,60 @@ impl Source {
         Ok(())
     }
 
-    /// Goes to the offset, if this is the file with that fingerprint and it is that long. Called on a fresh source;
-    /// after `false` the source is of no use.
-    pub(crate) fn resume(&mut self, print: Fingerprint, offset: u64) -> io::Result<bool> {
+    /// Goes to the offset, if this is the file with that fingerprint, it is that long, and these bytes are before the
+    /// offset. Called on a fresh source; after none the source is of no use. Says what is before the offset.
+    pub(crate) fn resume(
+        &mut self,
+        print: Fingerprint,
+        tail: Option<Fingerprint>,
+        offset: u64,
+    ) -> io::Result<Option<Vec<u8>>> {
         let limit = usize::try_from(print.len).unwrap_or(usize::MAX);
-        if limit > PRINT_BYTES {
-            return Ok(false);
+        if limit > PRINT_BYTES || tail.is_some_and(|t| t.at.checked_add(u64::from(t.len)) != Some(offset)) {
+            return Ok(None);
         }
-        let mut first = vec![0; limit];
-        if let Bytes::Plain(file) = &mut self.bytes {
+        let last = if let Bytes::Plain(file) = &mut self.bytes {
             if file.metadata()?.len() < offset || !begins_with_hole(file, print.at)? {
-                return Ok(false);
+                return Ok(None);
             }
-            match file.read_exact_at(&mut first, print.at) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-                Err(error) => return Err(error),
-            }
+            let Some(first) = bytes_at(file, limit, print.at)? else { return Ok(None) };
             if Fingerprint::of(print.at, &first) != print {
-                return Ok(false);
+                return Ok(None);
             }
             file.seek(SeekFrom::Start(offset))?;
             self.print_at = print.at;
             self.print = first;
             self.pos = offset;
-            return Ok(true);
-        }
+            self.before(offset)?
+        } else {
+            let Some(last) = self.unpack_to(print, offset)? else { return Ok(None) };
+            last
+        };
+        let Some(tail) = tail else { return Ok(Some(last)) };
+        let len = usize::try_from(tail.len).unwrap_or(usize::MAX);
+        let part = last.len().checked_sub(len).and_then(|from| last.get(from..));
+        Ok(if part.is_some_and(|part| Fingerprint::of(tail.at, part) == tail) { Some(last) } else { None })
+    }
+
+    /// Reads on to the offset of a gzipped file with that fingerprint. Says what is before the offset.
+    fn unpack_to(&mut self, print: Fingerprint, offset: u64) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; 64 * 1024];
+        let mut last = Vec::new();
         let known = print.at.saturating_add(u64::from(print.len));
         while self.pos < offset {
             let want = usize::try_from(offset - self.pos).unwrap_or(usize::MAX).min(buffer.len());
-            let Some(part) = buffer.get_mut(..want) else { return Ok(false) };
-            if self.read(part)? == 0 {
-                return Ok(false);
+            let Some(part) = buffer.get_mut(..want) else { return Ok(None) };
+            let read = self.read(part)?;
+            if read == 0 {
+                return Ok(None);
             }
+            last = last_of(&[&last, part.get(..read).unwrap_or_default()]);
             // Another file shows at its beginning: it need not be unpacked to its end.
             if self.pos >= known && self.fingerprint(known) != print {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        Ok(self.fingerprint(print.at.saturating_add(u64::from(print.len))) == print)
+        Ok((self.fingerprint(known) == print).then_some(last))
     }
 
     /// How much of what was read of this file another one begins with, in whole lines: bytes and lines.
@@ -266,6 +285,16 @@ impl Source {
         }
         self.pos = file.seek(SeekFrom::Start(len))?;
         Ok(last == [b'\n'])
+    }
+}
+
+/// So many bytes of a file; none where it is shorter.
+fn bytes_at(file: &File, len: usize, at: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = vec![0; len];
+    match file.read_exact_at(&mut bytes, at) {
+        Ok(()) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use memchr::memchr2;
 
+use crate::cursor::PRINT_BYTES;
+
 /// What comes out of bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
@@ -20,6 +22,8 @@ pub(crate) struct Splitter {
     partial: Vec<u8>,
     /// Bytes of a line already known to be too long.
     passing: Option<u64>,
+    /// The bytes just before the unfinished line, as far as they are known, the last [`PRINT_BYTES`].
+    tail: Vec<u8>,
     /// Where the unfinished line begins.
     start: u64,
     /// Where the next byte comes from.
@@ -36,6 +40,7 @@ impl Splitter {
             max,
             partial: Vec::new(),
             passing: None,
+            tail: Vec::new(),
             start: offset,
             pos: offset,
             lines,
@@ -47,6 +52,26 @@ impl Splitter {
     pub(crate) fn drop_first(mut self) -> Self {
         self.drop_first = true;
         self
+    }
+
+    /// These bytes come just before.
+    pub(crate) fn after(mut self, tail: Vec<u8>) -> Self {
+        self.tail = tail;
+        self
+    }
+
+    /// The bytes just before the unfinished line.
+    pub(crate) fn tail(&self) -> &[u8] {
+        &self.tail
+    }
+
+    /// The last bytes there were, as far as they are known.
+    pub(crate) fn recent(&self) -> Vec<u8> {
+        if self.start + self.partial.len() as u64 == self.pos {
+            last_of(&[&self.tail, &self.partial])
+        } else {
+            Vec::new()
+        }
     }
 
     /// Where the unfinished line begins: everything before is done with.
@@ -64,12 +89,22 @@ impl Splitter {
     }
 
     /// So many more bytes of the hole were passed over.
-    pub(crate) const fn skip(&mut self, bytes: u64) {
+    pub(crate) fn skip(&mut self, bytes: u64) {
         self.pos += bytes;
         self.start = self.pos;
+        self.tail = Vec::new();
     }
 
-    pub(crate) fn feed(&mut self, mut chunk: &[u8], out: &mut Vec<Piece>) {
+    pub(crate) fn feed(&mut self, chunk: &[u8], out: &mut Vec<Piece>) {
+        let (start, pos, recent) = (self.start, self.pos, self.recent());
+        self.split(chunk, out);
+        if self.start > start {
+            let fresh = usize::try_from(self.start.saturating_sub(pos)).unwrap_or(usize::MAX);
+            self.tail = last_of(&[&recent, chunk.get(..fresh).unwrap_or_default()]);
+        }
+    }
+
+    fn split(&mut self, mut chunk: &[u8], out: &mut Vec<Piece>) {
         while !chunk.is_empty() {
             if self.in_hole {
                 let hole = chunk.iter().position(|b| *b != 0).unwrap_or(chunk.len());
@@ -139,6 +174,15 @@ impl Splitter {
             self.finish(out);
         }
     }
+}
+
+/// The last bytes of these one after another, at most [`PRINT_BYTES`].
+pub(crate) fn last_of(parts: &[&[u8]]) -> Vec<u8> {
+    let mut last = Vec::new();
+    for part in parts {
+        last.extend_from_slice(part.get(part.len().saturating_sub(PRINT_BYTES)..).unwrap_or_default());
+    }
+    last.split_off(last.len().saturating_sub(PRINT_BYTES))
 }
 
 /// The first byte that is not NUL, if any: where a file's content begins after a hole.

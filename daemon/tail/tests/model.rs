@@ -25,6 +25,11 @@ enum Action {
     CopyTruncate {
         hole: bool,
     },
+    /// The last lines are cut off and others written instead.
+    CutTail {
+        cut: u8,
+        grow: u8,
+    },
     Delete,
     /// logrotate without copytruncate: the writer keeps the old file.
     ForeignRename,
@@ -44,6 +49,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => any::<u8>().prop_map(Action::Gzip),
         1 => Just(Action::Prune),
         1 => any::<bool>().prop_map(|hole| Action::CopyTruncate { hole }),
+        1 => (1u8..4, 0u8..6).prop_map(|(cut, grow)| Action::CutTail { cut, grow }),
         1 => Just(Action::Delete),
         1 => Just(Action::ForeignRename),
         1 => Just(Action::Reopen),
@@ -77,6 +83,8 @@ struct World {
     /// Lines that may be lost, with or without a word.
     excused: BTreeSet<u32>,
     silent: BTreeSet<u32>,
+    /// Lines of a log that was cut behind them: it is read again from its start.
+    again: BTreeSet<u32>,
 }
 
 fn text(id: u32) -> String {
@@ -100,6 +108,7 @@ impl World {
             gaps: 0,
             excused: BTreeSet::new(),
             silent: BTreeSet::new(),
+            again: BTreeSet::new(),
         }
     }
 
@@ -269,6 +278,27 @@ impl World {
                     }
                 }
             }
+            Action::CutTail { cut, grow } => {
+                let Some(life) = self.live_at.get(&log).copied() else { return };
+                let content = fs::read(&log).unwrap();
+                let whole = content.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
+                let gone = self.lives[life].lines.len().min(usize::from(*cut));
+                let left =
+                    content[..whole].split_inclusive(|b| *b == b'\n').rev().skip(gone).map(|l| l.len() as u64).sum();
+                let lines = &mut self.lives[life].lines;
+                let cut: Vec<_> = lines.drain(lines.len() - gone..).collect();
+                // What nobody has read yet can be taken away without a trace.
+                self.again.extend(lines.iter().copied());
+                self.excused.extend(cut.iter().copied());
+                self.silent.extend(cut);
+                OpenOptions::new().write(true).open(&log).unwrap().set_len(left).unwrap();
+                if let Some((_, current, at, half)) = &mut self.writer
+                    && *current == life
+                {
+                    (*at, *half) = (left, None);
+                    (0..*grow).for_each(|_| self.append());
+                }
+            }
             Action::Delete => {
                 let Some(life) = self.live_at.remove(&log) else { return };
                 fs::remove_file(&log).unwrap();
@@ -342,7 +372,7 @@ fn check(actions: &[Action]) -> Result<(), TestCaseError> {
     }
     let mut seen = BTreeSet::new();
     for id in &world.delivered {
-        prop_assert!(seen.insert(*id), "line {id} was delivered twice");
+        prop_assert!(seen.insert(*id) || world.again.contains(id), "line {id} was delivered twice");
     }
     let mut told = true;
     for life in &world.lives {
@@ -524,6 +554,58 @@ fn a_log_moved_away_while_its_writer_holds_it_is_read_on_also_after_a_restart() 
     let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), Some(batch.cursor)).unwrap();
     let batch = everything(&mut reader);
     assert_eq!((texts(&batch), batch.gaps), (vec!["hidden too".into()], vec![]));
+}
+
+#[test]
+fn a_tail_that_is_cut_and_grows_past_the_place_again_is_told_and_every_new_line_read() {
+    let old: Vec<_> = (0..10).map(|n| format!("{{\"id\":{n}}}\n")).collect();
+    let new: Vec<_> = (20..30).map(|n| format!("{{\"id\":{n},\"longer\":true}}\n")).collect();
+    // A half line, a file over the length of a fingerprint, and a log replaced by one without some of its lines.
+    for (first, running, replace) in [
+        ("", true, false),
+        ("", false, false),
+        (&*"x".repeat(5000), true, false),
+        (&*"x".repeat(5000), false, false),
+        ("", false, true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("audit.log");
+        let first = format!("{first}{}", "y\n".repeat(700));
+        append(&log, &(first.clone() + &old.concat() + "{\"half"));
+        let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+        let cursor = everything(&mut reader).cursor;
+        if replace {
+            fs::write(dir.path().join("new"), first + &old[..4].concat() + &old[6..].concat() + &new.concat()).unwrap();
+            fs::rename(dir.path().join("new"), &log).unwrap();
+        } else {
+            let left = first.len() + old[..6].concat().len();
+            OpenOptions::new().write(true).open(&log).unwrap().set_len(left as u64).unwrap();
+            append(&log, &new.concat());
+        }
+        if !running {
+            reader = Reader::open(Config::new(&log, StartAt::Beginning), Some(cursor)).unwrap();
+        }
+        let batch = everything(&mut reader);
+        assert_eq!(oddities(&batch), [Oddity::Truncated], "running {running}, replace {replace}");
+        let got = texts(&batch);
+        for line in &new {
+            assert_eq!(got.iter().filter(|l| *l == line.trim_end()).count(), 1, "{line} of {got:?}");
+        }
+    }
+}
+
+#[test]
+fn a_place_of_before_there_was_a_print_of_the_tail_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    append(&log, "one\n");
+    let cursor = everything(&mut Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap()).cursor;
+    let mut old = serde_json::to_value(&cursor).unwrap();
+    assert!(old["file"].as_object_mut().unwrap().remove("tail").is_some());
+    append(&log, "two\n");
+    let cursor = serde_json::from_value(old).unwrap();
+    let batch = everything(&mut Reader::open(Config::new(&log, StartAt::Beginning), Some(cursor)).unwrap());
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["two".into()], vec![]));
 }
 
 #[test]
