@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod at_start;
+mod audit;
 mod audit_policies;
 mod catalogue;
 mod cert_files;
