@@ -102,6 +102,30 @@ fn drop_ins_of_kubelet_sysctl_and_unit_count_whatever_their_name_is() {
 }
 
 #[test]
+fn more_drop_ins_of_the_kubelet_than_are_looked_at_leave_it_open() {
+    let node = Node::new(Profile::DefaultServer);
+    let folder = format!("{DATA}/agent/etc/kubelet.conf.d");
+    for n in 0..300 {
+        node.put(&folder, format!("{n:04}x.conf").as_bytes(), "", 0o600);
+    }
+    node.put(&folder, b"zzz.conf", "authentication: {anonymous: {enabled: true}}\n", 0o600);
+    assert_eq!(node.rows("kubelet-anonymous-auth")[0].1, Unknown, "{:?}", node.rows("kubelet-anonymous-auth"));
+    node.says("kubelet-dropin-no-security-override", &folder, Unknown);
+    assert!(node.rows("trap-refused").iter().all(|(_, status, _)| *status != Pass));
+}
+
+#[test]
+fn arguments_of_etcd_count_at_the_next_start() {
+    let node = Node::new(Profile::EtcdServer);
+    assert_eq!(node.rows("etcd-no-auto-tls")[0].1, Pass);
+    let etcd = "etcd-arg: [auto-tls=true, \"client-transport-security={}\"]\n";
+    node.put("/etc/rancher/k3s/config.yaml.d", b"50.yaml", etcd, 0o600);
+    node.says("etcd-no-auto-tls", "auto-tls", Fail);
+    assert_eq!(node.rows("etcd-client-cert-auth")[0].1, Unknown, "{:?}", node.rows("etcd-client-cert-auth"));
+    assert_eq!(node.rows("etcd-peer-client-cert-auth")[0].1, Pass);
+}
+
+#[test]
 fn more_files_than_are_looked_at_are_one_doubt() {
     let node = Node::new(Profile::DefaultServer);
     let folder = format!("{DATA}/server/manifests");

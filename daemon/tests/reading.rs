@@ -1,5 +1,6 @@
 //! From the audit log to the outbox: every line once, whatever happens to the log while nobody reads it.
 
+#![allow(clippy::single_range_in_vec_init, reason = "one range of lines")]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeMap;

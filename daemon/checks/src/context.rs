@@ -126,6 +126,11 @@ impl<'a> Context<'a> {
         self.document(path, &self.snap.audit_policies, &self.snap.read_at_start.audit_policies)
     }
 
+    /// Whether what is in force is asked for, not what comes with the next start.
+    pub(crate) const fn is_in_force(&self) -> bool {
+        self.in_force
+    }
+
     /// An admission configuration, likewise.
     pub(crate) fn admission_config(&self, path: &str) -> Seen<'a, AdmissionConfig> {
         self.document(path, &self.snap.admission_configs, &self.snap.read_at_start.admission_configs)
@@ -194,7 +199,8 @@ impl<'a> Context<'a> {
         // The kubelet goes by the names themselves, not by how they are written.
         dropins.sort_by_cached_key(|(path, _)| name::bytes(path.as_bytes()));
         for (path, dropin) in dropins {
-            if !path.starts_with(&folder) || !path.ends_with(".conf") {
+            let unseen = matches!(dropin, Observation::Unreadable { .. });
+            if !path.starts_with(&folder) || !path.ends_with(".conf") && !unseen {
                 continue;
             }
             match dropin {

@@ -108,7 +108,10 @@ fn both_states(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<R
     // A policy is read at start too; its mode and the time it was written are matters of now.
     let of_policy =
         control.source == Source::AuditPolicy && !matches!(control.expected.op, Op::ModeAtMost | Op::MtimeBeforeStart);
-    if !control.source.is_configuration() && !of_policy {
+    // K3s writes etcd's file at its start; arguments of the user show in it only then.
+    let of_etcd = control.source == Source::Etcd
+        && snapshot.declared.value().is_some_and(|config| config.options.contains_key("etcd-arg"));
+    if !control.source.is_configuration() && !of_policy && !of_etcd {
         return judge(Context::in_force(snapshot, policy), control, 0);
     }
     let mut declared = judge(Context::declared(snapshot, policy), control, 0);

@@ -234,6 +234,9 @@ fn from_option(ctx: Context<'_>, name: &str) -> Found {
 /// `PATH: a.b` in etcd's configuration file.
 fn etcd_item(ctx: Context<'_>, what: &str) -> Option<(String, Vec<Found>)> {
     let (path, key) = what.split_once(": ")?;
+    if let Some(found) = etcd_argument(ctx, key) {
+        return Some((key.to_owned(), vec![found]));
+    }
     let path = ctx.path(path);
     let found = match &ctx.snap.etcd_config {
         Observation::Unreadable { reason } => Found::Unknown(format!("{path} cannot be read: {reason}")),
@@ -251,6 +254,24 @@ fn etcd_item(ctx: Context<'_>, what: &str) -> Option<(String, Vec<Found>)> {
         }
     };
     Some((key.to_owned(), vec![found]))
+}
+
+/// What `etcd-arg` makes of a key at the next start: K3s then writes the file anew, with these values in place of its own
+/// at the top level, a whole section too (facts: not merged as flags are).
+fn etcd_argument(ctx: Context<'_>, key: &str) -> Option<Found> {
+    if ctx.is_in_force() {
+        return None;
+    }
+    let arguments = ctx.config().ok()?.options.get("etcd-arg")?;
+    let (top, inside) = key.split_once('.').map_or((key, false), |(top, _)| (top, true));
+    let (setting, value) = arguments.iter().rev().find_map(|setting| {
+        let (name, value) = setting.value.split_once('=')?;
+        (name.trim_start_matches('-').trim_end_matches(['+', '-']) == top).then_some((setting, value))
+    })?;
+    Some(match inside {
+        true => Found::Unknown(format!("etcd-arg puts something else in place of {top}, which is not looked into")),
+        false => Found::Values(vec![Setting::new(value, setting.evidence.clone())]),
+    })
 }
 
 /// Compares what was found by the control's op.

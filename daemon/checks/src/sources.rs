@@ -2,6 +2,7 @@
 
 use crate::catalogue::{Control, Op, Source, Term};
 use crate::context::Context;
+use crate::judge_cert_files::KUBECONFIG;
 use crate::judge_files::patterns;
 use crate::needs::FilePattern;
 use crate::places::may_move;
@@ -86,7 +87,7 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
             // Without the folder there are no drop-ins to judge.
             keys.extend([SourceKey::Configuration, SourceKey::KubeletDropins, file("/agent/etc/kubelet.conf.d/*")]);
         }
-        Source::Etcd => keys.extend([SourceKey::EtcdConfig, SourceKey::Certificates]),
+        Source::Etcd => keys.extend([SourceKey::EtcdConfig, SourceKey::Certificates, SourceKey::Configuration]),
         Source::Sysctl if control.expected.op == Op::PersistedEquals => {
             keys.extend([SourceKey::PersistedSysctls, SourceKey::Configuration]);
         }
@@ -106,6 +107,9 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
             if !control.what.iter().any(|what| what.starts_with('/')) {
                 // All certificates of the node: which files there are is asked of the folders.
                 keys.extend(["/server/tls/**", "/agent/*.crt"].map(file));
+            }
+            if matches!(control.expected.op, Op::SignedByCa | Op::MatchesKey) {
+                keys.push(SourceKey::Files(FilePattern::new(KUBECONFIG)));
             }
         }
         Source::AuditPolicy => keys.extend([SourceKey::AuditPolicy, SourceKey::Configuration]),

@@ -97,6 +97,12 @@ impl KubeletConfig {
         next
     }
 
+    /// The last file wins, so what is not looked at may decide.
+    fn limit(&mut self, folder: &str, what: &str) {
+        let detail = format!("cannot be looked through: {what}; the kubelet's files are not known");
+        self.problems.push(Problem { path: Some(folder.to_owned()), line: None, detail });
+    }
+
     fn put(&mut self, path: String, value: Value) {
         self.parts.retain(|(other, _)| *other != path);
         self.parts.push((path, value));
@@ -139,9 +145,11 @@ fn walk(files: &dyn NodeFiles, folder: &str, depth: usize, out: &mut KubeletConf
         let path = format!("{folder}/{}", entry.name);
         match entry.kind {
             EntryKind::Dir if depth < DEPTH_LIMIT => walk(files, &path, depth + 1, out),
-            EntryKind::File | EntryKind::LinkToFile | EntryKind::UnreadableLink
-                if entry.name.ends_with(".conf") && out.files.len() < FILES_LIMIT =>
-            {
+            EntryKind::Dir => out.limit(&path, &format!("more than {DEPTH_LIMIT} folders deep")),
+            EntryKind::File | EntryKind::LinkToFile | EntryKind::UnreadableLink if entry.name.ends_with(".conf") => {
+                if out.files.len() >= FILES_LIMIT {
+                    return out.limit(folder, &format!("more than {FILES_LIMIT} files"));
+                }
                 out.files.push(path);
             }
             _ => {}

@@ -6,7 +6,7 @@ use picket_model::{Role, name};
 
 use crate::effective::{Problem, Trap, Warning};
 use crate::envfile::{self, Variable};
-use crate::files::{EntryKind, NodeFiles};
+use crate::files::{EntryKind, NodeFiles, Unreadable};
 use crate::merge::FILE_LIMIT;
 use crate::words::{Chars, Word, chars, split_shell, split_systemd};
 
@@ -112,11 +112,28 @@ pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>) -> Found {
         found.push((!enabled(files, &name), rank, start));
     }
     if found.is_empty() {
-        for name in openrc_names(files) {
-            if let Some(start) = read_openrc(files, &name)
-                && start.role().is_some_and(|(r, _)| role.is_none_or(|asked| asked == r))
-            {
-                found.push((false, 3, start));
+        let unseen = |path: &str, detail: String| Warning {
+            trap: Trap::UnitNotUnderstood,
+            path: Some(path.to_owned()),
+            line: None,
+            option: None,
+            detail,
+        };
+        let names = openrc_names(files).unwrap_or_else(|reason| {
+            let detail = format!("cannot be listed: {reason}; a script of OpenRC that starts K3s may be missing here");
+            out.blind.push(unseen("/etc/init.d", detail));
+            Vec::new()
+        });
+        for name in names {
+            match read_openrc(files, &name) {
+                Ok(Some(start)) if start.role().is_some_and(|(r, _)| role.is_none_or(|asked| asked == r)) => {
+                    found.push((false, 3, start));
+                }
+                Ok(_) => {}
+                Err(reason) => {
+                    let detail = format!("cannot be read: {reason}; K3s' command line may stand there");
+                    out.blind.push(unseen(&format!("/etc/init.d/{name}"), detail));
+                }
             }
         }
     }
@@ -477,31 +494,30 @@ fn specifiers(text: &str, unit: &str) -> String {
     out
 }
 
-fn openrc_names(files: &dyn NodeFiles) -> Vec<String> {
+fn openrc_names(files: &dyn NodeFiles) -> Result<Vec<String>, Unreadable> {
     let mut names: Vec<String> = files
-        .list("/etc/init.d")
-        .ok()
-        .flatten()
+        .list("/etc/init.d")?
         .unwrap_or_default()
         .into_iter()
         .filter(|e| !e.kind.is_dir() && is_k3s_name(&e.name))
         .map(|e| e.name)
         .collect();
     names.sort();
-    names
+    Ok(names)
 }
 
-fn read_openrc(files: &dyn NodeFiles, name: &str) -> Option<Start> {
+fn read_openrc(files: &dyn NodeFiles, name: &str) -> Result<Option<Start>, Unreadable> {
     let path = format!("/etc/init.d/{name}");
     let mut start = Start { path: path.clone(), ..Start::default() };
     start.sources.push(path.clone());
-    let bytes = files.read(&path, FILE_LIMIT).ok().flatten()?;
+    let Some(bytes) = files.read(&path, FILE_LIMIT)? else { return Ok(None) };
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let program = openrc_value(&text, "command").map_or_else(
         || Word { text: "/usr/local/bin/k3s".to_owned(), line: 1 },
         |v| Word { text: v.iter().map(|(c, _)| *c).collect(), line: v.first().map_or(1, |(_, l)| *l) },
     );
-    let arguments = split_shell(&openrc_value(&text, "command_args")?);
+    let Some(arguments) = openrc_value(&text, "command_args") else { return Ok(None) };
+    let arguments = split_shell(&arguments);
     start.words = std::iter::once(program).chain(arguments).map(|w| (w, path.clone())).collect();
     for env in ["/etc/environment".to_owned(), format!("/etc/rancher/k3s/{name}.env")] {
         start.sources.push(env.clone());
@@ -520,7 +536,7 @@ fn read_openrc(files: &dyn NodeFiles, name: &str) -> Option<Start> {
             }),
         }
     }
-    Some(start)
+    Ok(Some(start))
 }
 
 /// The text of a shell assignment `name="…"`, unquoted once.

@@ -437,6 +437,16 @@ fn units_systemd_would_not_start() {
     assert!(config.bool_option("debug"));
 }
 
+/// The command line may stand where nobody may look.
+#[test]
+fn a_script_of_openrc_that_cannot_be_read_leaves_the_command_line_open() {
+    for path in ["/etc/init.d/k3s", "/etc/init.d"] {
+        let files = MemoryFiles::new().file("/etc/init.d/k3s", "command_args=\"server\"\n");
+        let config = effective(&files.unreadable(path, "permission denied"), &Ask::default());
+        assert_eq!((config.unit.clone(), traps(&config)), (None, vec![(Trap::UnitNotUnderstood, None)]), "{path}");
+    }
+}
+
 #[test]
 fn values_k3s_looks_at_itself() {
     for (text, line) in [

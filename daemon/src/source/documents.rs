@@ -69,7 +69,13 @@ fn kubelet_dropins(host: &Host, folder: &str) -> BTreeMap<String, Observation<se
     for problem in matches.problems.into_iter().filter(|p| !p.reason.is_absent()) {
         found.insert(problem.path, observation(Err(problem.reason)));
     }
-    for path in matches.paths.into_iter().filter(|p| p.ends_with(".conf")).take(MOST_DROPINS) {
+    let paths: Vec<_> = matches.paths.into_iter().filter(|p| p.ends_with(".conf")).collect();
+    if paths.len() > MOST_DROPINS {
+        // The last one wins, so what is not looked at may decide.
+        let reason = format!("{} drop-ins, of which {MOST_DROPINS} are looked at", paths.len());
+        found.insert(folder.to_owned(), Observation::unreadable(reason));
+    }
+    for path in paths.into_iter().take(MOST_DROPINS) {
         if host.stat(path.as_ref()).is_ok_and(|meta| meta.kind == picket_host::Kind::Folder) {
             continue;
         }
