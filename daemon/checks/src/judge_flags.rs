@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::catalogue::{Control, IfAbsent, Modifier, Op, Source, texts};
 use crate::context::{Context, Forgotten};
+use crate::judge_etcd;
 use crate::judge_files::{Unnamed, named, subject};
 use crate::node_config::Setting;
 use crate::places::{REGISTRIES_FILE, registries_file};
@@ -34,7 +35,7 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
         "psa-defaults-enforced" => vec![psa_defaults(ctx, control)],
         "psa-exemptions-minimal" => psa_exemptions(ctx, control),
         "registries-tls-verified" => registries(ctx, control),
-        "etcd-unique-ca" => etcd_ca(ctx, control),
+        "etcd-unique-ca" => judge_etcd::ca(ctx, control),
         "k3s-write-kubeconfig-mode" => vec![kubeconfig_mode(ctx, control)],
         "kubelet-dropin-no-security-override" => dropins(ctx, control),
         "kubelet-defaults-file-intact" => vec![defaults_file(ctx, control)],
@@ -75,7 +76,7 @@ fn values(ctx: Context<'_>, control: &Control) -> Vec<Row> {
 }
 
 /// Judges one value in each form it may have; only what all agree on counts.
-fn one(ctx: Context<'_>, control: &Control, name: &str, possible: Vec<Found>, wanted: &[String]) -> Row {
+pub(crate) fn one(ctx: Context<'_>, control: &Control, name: &str, possible: Vec<Found>, wanted: &[String]) -> Row {
     let mut rows = possible.into_iter().map(|found| compare(ctx, control, name, found, wanted));
     let Some(first) = rows.next() else { return Row::unknown(name, "nothing was looked at") };
     for other in rows {
@@ -93,7 +94,7 @@ fn one(ctx: Context<'_>, control: &Control, name: &str, possible: Vec<Found>, wa
 /// The values a control looks at: name of the subject, and what it may be.
 fn items(ctx: Context<'_>, control: &Control) -> Vec<(String, Vec<Found>)> {
     match control.source {
-        Source::Etcd => control.what.iter().filter_map(|what| etcd_item(ctx, what)).collect(),
+        Source::Etcd => control.what.iter().filter_map(|what| judge_etcd::item(ctx, what)).collect(),
         Source::Kubelet => kubelet_items(ctx, control),
         Source::K3s => {
             // Where one option decides, the others are named as evidence for a person.
@@ -229,49 +230,6 @@ fn from_option(ctx: Context<'_>, name: &str) -> Found {
         Err(reason) => Found::Unknown(reason),
         Ok(config) => config.options.get(name).map_or(Found::Absent, |values| found(values)),
     }
-}
-
-/// `PATH: a.b` in etcd's configuration file.
-fn etcd_item(ctx: Context<'_>, what: &str) -> Option<(String, Vec<Found>)> {
-    let (path, key) = what.split_once(": ")?;
-    if let Some(found) = etcd_argument(ctx, key) {
-        return Some((key.to_owned(), vec![found]));
-    }
-    let path = ctx.path(path);
-    let found = match &ctx.snap.etcd_config {
-        Observation::Unreadable { reason } => Found::Unknown(format!("{path} cannot be read: {reason}")),
-        Observation::Absent => Found::Unknown(format!("{path} does not exist")),
-        Observation::Value { value } => {
-            // `auto-tls` stands at the top, `client-transport-security.auto-tls` in its section.
-            let hit = key.split('.').try_fold(value, |at, part| at.get(part)).filter(|v| !v.is_null());
-            match hit.and_then(crate::document::scalar) {
-                Some(text) => {
-                    Found::Values(vec![Setting::new(text, Evidence::at(path.clone(), key).layer("generated"))])
-                }
-                None if hit.is_some() => Found::Unknown(format!("{key} in {path} is not a single value")),
-                None => Found::Absent,
-            }
-        }
-    };
-    Some((key.to_owned(), vec![found]))
-}
-
-/// What `etcd-arg` makes of a key at the next start: K3s then writes the file anew, with these values in place of its own
-/// at the top level, a whole section too (facts: not merged as flags are).
-fn etcd_argument(ctx: Context<'_>, key: &str) -> Option<Found> {
-    if ctx.is_in_force() {
-        return None;
-    }
-    let arguments = ctx.config().ok()?.options.get("etcd-arg")?;
-    let (top, inside) = key.split_once('.').map_or((key, false), |(top, _)| (top, true));
-    let (setting, value) = arguments.iter().rev().find_map(|setting| {
-        let (name, value) = setting.value.split_once('=')?;
-        (name.trim_start_matches('-').trim_end_matches(['+', '-']) == top).then_some((setting, value))
-    })?;
-    Some(match inside {
-        true => Found::Unknown(format!("etcd-arg puts something else in place of {top}, which is not looked into")),
-        false => Found::Values(vec![Setting::new(value, setting.evidence.clone())]),
-    })
 }
 
 /// Compares what was found by the control's op.
@@ -641,20 +599,6 @@ fn registries(ctx: Context<'_>, control: &Control) -> Vec<Row> {
             rows
         }
     }
-}
-
-/// The peer CA by its path, and by the keys of the CAs it must differ from.
-fn etcd_ca(ctx: Context<'_>, control: &Control) -> Vec<Row> {
-    let Some((key, found)) = control.what.first().and_then(|what| etcd_item(ctx, what)) else {
-        return vec![Row::unknown(subject(ctx, control), "the catalogue names no key")];
-    };
-    let wanted: Vec<String> = control.expected.values().iter().map(|w| ctx.path(w)).collect();
-    let by_path = one(ctx, control, &key, found, &wanted);
-    let files: Vec<String> =
-        control.expected.list(Modifier::AndDistinctKeys).iter().map(|path| ctx.path(path)).collect();
-    let mut rows = vec![by_path];
-    rows.extend(crate::judge_x509::distinct(ctx, &files));
-    rows
 }
 
 fn kubeconfig_mode(ctx: Context<'_>, control: &Control) -> Row {

@@ -24,6 +24,7 @@ mod judge_cert_files;
 mod judge_chains;
 mod judge_datastore;
 mod judge_detections;
+mod judge_etcd;
 mod judge_files;
 mod judge_flags;
 mod judge_keys;
