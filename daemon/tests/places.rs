@@ -114,6 +114,20 @@ fn more_drop_ins_of_the_kubelet_than_are_looked_at_leave_it_open() {
     assert!(node.rows("trap-refused").iter().all(|(_, status, _)| *status != Pass));
 }
 
+/// The headers with which a kubelet fetches its pods are credentials; what is remembered comes from the snapshot.
+#[test]
+fn headers_of_the_kubelet_are_kept_nowhere() {
+    let node = Node::new(Profile::DefaultServer);
+    let folder = format!("{DATA}/agent/etc/kubelet.conf.d");
+    let headers = "staticPodURLHeader: {Authorization: [Bearer hunter2]}\nmaxPods: 42\n";
+    node.put(&folder, b"50.conf", headers, 0o600);
+    let (memory, policy) = (Memory::none(), picketd::rules::policy().unwrap());
+    let seen = observe(&node.host, &Ask { role: None, memory: &memory, catalogue: &policy.catalogue });
+    for text in [format!("{:?}", seen.snapshot), serde_json::to_string(&seen.configuration).unwrap()] {
+        assert!(!text.contains("hunter2") && text.contains("maxPods"), "{text}");
+    }
+}
+
 #[test]
 fn arguments_of_etcd_count_at_the_next_start() {
     let node = Node::new(Profile::EtcdServer);

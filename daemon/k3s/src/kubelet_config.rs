@@ -4,7 +4,7 @@ use picket_model::name;
 use serde_json::Value;
 
 use crate::components::KubeletArgs;
-use crate::effective::Problem;
+use crate::effective::{Problem, REDACTED};
 use crate::files::{EntryKind, NodeFiles};
 use crate::merge::FILE_LIMIT;
 use crate::yaml;
@@ -123,7 +123,16 @@ pub(crate) fn yaml_file(files: &dyn NodeFiles, path: &str) -> Result<Option<Valu
         return Ok(None);
     };
     let document = yaml::load(&bytes).map_err(|e| problem(e.line, e.detail))?;
-    Ok(document.root.map(|root| yaml::to_json(&root)))
+    Ok(document.root.map(|root| without_secrets(yaml::to_json(&root))))
+}
+
+/// A kubelet's configuration without what may be secret in it: `staticPodURLHeader` holds the headers with which the
+/// kubelet fetches pods, so credentials as a rule.
+pub fn without_secrets(mut config: Value) -> Value {
+    if let Some(headers) = config.get_mut("staticPodURLHeader").filter(|headers| !headers.is_null()) {
+        *headers = REDACTED.into();
+    }
+    config
 }
 
 fn walk(files: &dyn NodeFiles, folder: &str, depth: usize, out: &mut KubeletConfig) {

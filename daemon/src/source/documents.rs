@@ -79,7 +79,7 @@ fn kubelet_dropins(host: &Host, folder: &str) -> BTreeMap<String, Observation<se
         if host.stat(path.as_ref()).is_ok_and(|meta| meta.kind == picket_host::Kind::Folder) {
             continue;
         }
-        let seen = parsed(host, &path, LARGEST, |bytes, _| parse_yaml_map(bytes));
+        let seen = parsed(host, &path, LARGEST, |bytes, _| parse_yaml_map(bytes).map(picket_k3s::without_secrets));
         found.insert(path, seen);
     }
     found
