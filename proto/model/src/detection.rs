@@ -36,9 +36,10 @@ pub struct Detection {
     pub title: String,
     /// The log file, in the node's own terms.
     pub file: String,
-    /// Line of the first event in that file, from 1; 0 when it is not known (a live tail after a restart).
+    /// Line in that file of the event it stands at (the first; of a comparison the one that differs), from 1; 0 when it is
+    /// not known (a live tail after a restart).
     pub line: u64,
-    /// Audit id of the first event.
+    /// Audit id of the event it stands at.
     pub audit_id: String,
     /// Audit ids of the events rolled up, at most 100.
     pub audit_ids: Vec<String>,
@@ -59,13 +60,13 @@ pub struct Detection {
     /// What the request was about.
     #[serde(default)]
     pub object: ObjectRef,
-    /// `allowed`, `refused`, `not_found` or `failed`.
+    /// `allowed`, `failed`, `refused` or `not_found`: the first of these that any event rolled up came to.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub outcome: String,
-    /// HTTP status code of the response.
+    /// HTTP status code of the response with that outcome.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<u16>,
-    /// When the first event happened (its stage timestamp).
+    /// When the event it stands at happened (its stage timestamp).
     pub time: Timestamp,
     /// When the last event rolled up happened.
     pub last_time: Timestamp,
