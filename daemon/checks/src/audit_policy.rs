@@ -4,6 +4,8 @@
 //! and then by resource and namespace or by non-resource URL; what it leaves out matches everything. No rule: not
 //! logged.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::document::{DocumentError, parse_yaml_map, strings};
@@ -59,19 +61,19 @@ pub struct AuditRule {
     /// What it logs.
     pub level: Level,
     /// Users it is for; empty: all.
-    pub users: Vec<String>,
+    pub users: BTreeSet<String>,
     /// Groups it is for; empty: all.
-    pub user_groups: Vec<String>,
+    pub user_groups: BTreeSet<String>,
     /// Verbs it is for; empty: all. There is no wildcard for verbs.
     pub verbs: Vec<String>,
     /// Resources it is for; empty: all.
     pub resources: Vec<GroupResources>,
     /// Namespaces it is for; empty: all.
-    pub namespaces: Vec<String>,
+    pub namespaces: BTreeSet<String>,
     /// Paths it is for that are no resources.
     pub non_resource_urls: Vec<String>,
     /// Stages in which it logs nothing, those of the whole policy included.
-    pub omit_stages: Vec<String>,
+    pub omit_stages: BTreeSet<String>,
 }
 
 /// Resources of one API group.
@@ -85,35 +87,6 @@ pub struct GroupResources {
     pub resource_names: Vec<String>,
 }
 
-impl GroupResources {
-    /// Whether everything of the other entry is in this one.
-    fn holds(&self, other: &Self) -> bool {
-        if self.group != other.group {
-            return false;
-        }
-        if self.resources.is_empty() {
-            return true;
-        }
-        let names = self.resource_names.is_empty()
-            || (!other.resource_names.is_empty()
-                && other.resource_names.iter().all(|n| self.resource_names.contains(n)));
-        let holds = |theirs: &String| {
-            self.resources.iter().any(|mine| {
-                mine == "*"
-                    || mine == theirs
-                    || mine.strip_suffix("/*").is_some_and(|resource| theirs.split('/').next() == Some(resource))
-                    || mine.strip_prefix("*/").is_some_and(|sub| theirs.split('/').nth(1) == Some(sub))
-            })
-        };
-        names && !other.resources.is_empty() && other.resources.iter().all(holds)
-    }
-}
-
-/// Whether a list of a rule, where empty means all, holds everything of another.
-fn holds_all(mine: &[String], theirs: &[String]) -> bool {
-    mine.is_empty() || (!theirs.is_empty() && theirs.iter().all(|name| mine.contains(name)))
-}
-
 fn known_stages(stages: &[String], what: &str) -> Result<(), DocumentError> {
     const STAGES: [&str; 4] = ["RequestReceived", "ResponseStarted", "ResponseComplete", "Panic"];
     match stages.iter().find(|stage| !STAGES.contains(&stage.as_str())) {
@@ -122,12 +95,8 @@ fn known_stages(stages: &[String], what: &str) -> Result<(), DocumentError> {
     }
 }
 
-/// Verbs of requests on resources.
-pub(crate) const ALL_VERBS: [&str; 8] =
-    ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
-
 /// Most rules a policy may have to be looked at.
-const MAX_RULES: usize = 2000;
+const MAX_RULES: usize = 1000;
 
 impl AuditPolicy {
     /// Reads a policy from YAML or JSON.
@@ -163,73 +132,6 @@ impl AuditPolicy {
     pub fn refused(reason: impl Into<String>) -> Self {
         Self { rules: Vec::new(), refused: Some(reason.into()) }
     }
-
-    /// Rules that can never match, by place (from 0), and why.
-    pub(crate) fn dead_rules(&self) -> Vec<(usize, String)> {
-        let mut dead = Vec::new();
-        for (index, rule) in self.rules.iter().enumerate() {
-            let before = self.rules.iter().take(index);
-            if let Some(why) = rule.matches_nothing() {
-                dead.push((index, why));
-            } else if let Some((earlier, _)) = before.enumerate().find(|(_, earlier)| earlier.takes_all_of(rule)) {
-                dead.push((index, format!("rule {} takes all of it before", earlier + 1)));
-            }
-        }
-        dead
-    }
-
-    /// The rules that requests of this kind can meet, in order: each with whether it takes all of what is left. The
-    /// last one is complete, or requests are left that no rule takes (not logged).
-    pub(crate) fn meet(&self, request: &Request<'_>) -> Vec<Met<'_>> {
-        let mut met = Vec::new();
-        for (index, rule) in self.rules.iter().enumerate() {
-            let cover = rule.covers(request);
-            if cover == Cover::None
-                || met.iter().any(|m: &Met<'_>| m.rule.is_some_and(|(_, r)| r.shadows(rule, request)))
-            {
-                continue;
-            }
-            met.push(Met { rule: Some((index, rule)), level: rule.effective_level(request) });
-            if cover == Cover::All {
-                return met;
-            }
-        }
-        met.push(Met { rule: None, level: Level::None });
-        met
-    }
-}
-
-/// A rule that some requests meet, or the end of the rules.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Met<'a> {
-    /// Its place (from 0); none at the end of the rules.
-    pub(crate) rule: Option<(usize, &'a AuditRule)>,
-    /// What is logged there.
-    pub(crate) level: Level,
-}
-
-/// A kind of request: every user, every namespace and every name, but one verb and one resource.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Request<'a> {
-    pub(crate) group: &'a str,
-    pub(crate) resource: &'a str,
-    /// None: the resource itself.
-    pub(crate) subresource: Option<&'a str>,
-    pub(crate) verb: &'a str,
-}
-
-impl Request<'_> {
-    /// Whether its answer goes on for long: only such requests, and those whose login failed, have `ResponseStarted`.
-    pub(crate) fn is_long(&self) -> bool {
-        self.verb == "watch" || matches!(self.subresource, Some("attach" | "exec" | "log" | "portforward" | "proxy"))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cover {
-    None,
-    Some,
-    All,
 }
 
 impl AuditRule {
@@ -241,6 +143,7 @@ impl AuditRule {
             .and_then(Level::parse)
             .ok_or_else(|| DocumentError::shape(format!("rules[{index}] has no valid level")))?;
         let list = |field: &str| strings(rule.get(field), &what(field));
+        let set = |field: &str| list(field).map(|names| names.into_iter().collect::<BTreeSet<_>>());
         let mut resources = Vec::new();
         match rule.get("resources") {
             None | Some(Value::Null) => {}
@@ -255,16 +158,16 @@ impl AuditRule {
             }
             Some(_) => return Err(DocumentError::shape(format!("{} must be a list", what("resources")))),
         }
-        let mut omit_stages = list("omitStages")?;
+        let omit_stages = list("omitStages")?;
         known_stages(&omit_stages, &what("omitStages"))?;
-        omit_stages.extend_from_slice(omitted);
+        let omit_stages = omit_stages.into_iter().chain(omitted.iter().cloned()).collect();
         let rule = Self {
             level,
-            users: list("users")?,
-            user_groups: list("userGroups")?,
+            users: set("users")?,
+            user_groups: set("userGroups")?,
             verbs: list("verbs")?,
             resources,
-            namespaces: list("namespaces")?,
+            namespaces: set("namespaces")?,
             non_resource_urls: list("nonResourceURLs")?,
             omit_stages,
         };
@@ -297,148 +200,5 @@ impl AuditRule {
             return Some("resourceNames need resources");
         }
         None
-    }
-
-    /// Why no request at all can match.
-    fn matches_nothing(&self) -> Option<String> {
-        // Of requests that are no resources the verb is that of HTTP, in small letters.
-        const OF_PATHS: [&str; 7] = ["get", "head", "post", "put", "patch", "delete", "options"];
-        let known: &[&str] = if self.non_resource_urls.is_empty() { &ALL_VERBS } else { &OF_PATHS };
-        let only_resources = !self.resources.is_empty() || !self.namespaces.is_empty();
-        let possible = |verb: &String| {
-            // Own verbs of a resource exist (proxy, connect and the like do not reach the log as such).
-            known.contains(&verb.as_str()) || (!only_resources && OF_PATHS.contains(&verb.as_str()))
-        };
-        if !self.verbs.is_empty() && !self.verbs.iter().any(possible) {
-            return Some(format!("no request has the verb {}", self.verbs.join(" or ")));
-        }
-        let group_of = |named: &str| ["deployments", "daemonsets", "statefulsets", "replicasets"].contains(&named);
-        let misplaced = |entry: &GroupResources| {
-            entry.group.is_empty()
-                && !entry.resources.is_empty()
-                && entry.resources.iter().all(|named| group_of(named.split('/').next().unwrap_or(named)))
-        };
-        (!self.resources.is_empty() && self.resources.iter().all(misplaced))
-            .then(|| "its resources are those of group apps, and the core group is named".to_owned())
-    }
-
-    /// Whether every request that `later` could take is taken by this rule.
-    fn takes_all_of(&self, later: &Self) -> bool {
-        if !holds_all(&self.users, &later.users)
-            || !holds_all(&self.user_groups, &later.user_groups)
-            || !holds_all(&self.verbs, &later.verbs)
-        {
-            return false;
-        }
-        let for_all = |rule: &Self| rule.resources.is_empty() && rule.namespaces.is_empty();
-        if for_all(self) && self.non_resource_urls.is_empty() {
-            return true;
-        }
-        if !self.non_resource_urls.is_empty() {
-            let covered = |url: &String| {
-                self.non_resource_urls.iter().any(|mine| match mine.strip_suffix('*') {
-                    Some(prefix) => url.starts_with(prefix),
-                    None => mine == url,
-                })
-            };
-            return !later.non_resource_urls.is_empty() && later.non_resource_urls.iter().all(covered);
-        }
-        // A rule for resources takes nothing of one for everything or for paths.
-        if for_all(later) || !holds_all(&self.namespaces, &later.namespaces) {
-            return false;
-        }
-        if self.resources.is_empty() {
-            return true;
-        }
-        !later.resources.is_empty()
-            && later.resources.iter().all(|theirs| self.resources.iter().any(|m| m.holds(theirs)))
-    }
-
-    /// What really reaches the log: a rule that omits every stage such a request goes through logs nothing of one that
-    /// goes well.
-    fn effective_level(&self, request: &Request<'_>) -> Level {
-        let omits = |stage: &str| self.omit_stages.iter().any(|s| s == stage);
-        let started = request.is_long() && !omits("ResponseStarted");
-        if omits("RequestReceived") && omits("ResponseComplete") && !started { Level::None } else { self.level }
-    }
-
-    /// Whether it is for the components of Kubernetes alone, which act without a person behind them.
-    pub(crate) fn only_for_components(&self) -> bool {
-        const COMPONENTS: [&str; 8] = [
-            "system:apiserver",
-            "system:kube-proxy",
-            "system:kube-scheduler",
-            "system:kube-controller-manager",
-            "system:k3s-controller",
-            "system:k3s-supervisor",
-            "k3s-cloud-controller-manager",
-            "system:nodes",
-        ];
-        let known = |name: &String| COMPONENTS.contains(&name.as_str()) || name.starts_with("system:node:");
-        (!self.users.is_empty() && self.users.iter().all(known))
-            || (!self.user_groups.is_empty() && self.user_groups.iter().all(known))
-    }
-
-    /// Whether this rule leaves nothing of such requests for a later one that takes some of them too.
-    fn shadows(&self, later: &Self, request: &Request<'_>) -> bool {
-        let every_name = self.resources.is_empty()
-            || self.resources.iter().filter(|e| e.group == request.group).any(|e| {
-                e.resources.is_empty() || (e.resource_names.is_empty() && e.resources.iter().any(|r| names(r, request)))
-            });
-        every_name
-            && holds_all(&self.users, &later.users)
-            && holds_all(&self.user_groups, &later.user_groups)
-            && holds_all(&self.namespaces, &later.namespaces)
-    }
-
-    fn covers(&self, request: &Request<'_>) -> Cover {
-        if !self.verbs.is_empty() && !self.verbs.iter().any(|v| v == request.verb) {
-            return Cover::None;
-        }
-        if self.resources.is_empty() && self.namespaces.is_empty() && !self.non_resource_urls.is_empty() {
-            return Cover::None;
-        }
-        // `system:authenticated` holds everybody who gets as far as a resource; anonymous users are refused by K3s.
-        let everybody = self.users.is_empty()
-            && (self.user_groups.is_empty() || self.user_groups.iter().any(|g| g == "system:authenticated"));
-        let mut cover = if everybody && self.namespaces.is_empty() { Cover::All } else { Cover::Some };
-        if self.resources.is_empty() {
-            return cover;
-        }
-        let mut matched = Cover::None;
-        for entry in self.resources.iter().filter(|e| e.group == request.group) {
-            if entry.resources.is_empty() {
-                matched = Cover::All;
-            } else if entry.resources.iter().any(|r| names(r, request)) {
-                if entry.resource_names.is_empty() {
-                    matched = Cover::All;
-                } else if matched == Cover::None {
-                    matched = Cover::Some;
-                }
-            }
-        }
-        if matched == Cover::None {
-            return Cover::None;
-        }
-        if matched == Cover::Some {
-            cover = Cover::Some;
-        }
-        cover
-    }
-}
-
-/// Whether a resource pattern of a rule names the request's resource, by the rules of the API server: `*`, `r`, `r/s`,
-/// `r/*` (the resource itself too), `*/s`.
-fn names(pattern: &str, request: &Request<'_>) -> bool {
-    if pattern == "*" {
-        return true;
-    }
-    if let Some(resource) = pattern.strip_suffix("/*") {
-        return resource == request.resource;
-    }
-    match (pattern.split_once('/'), request.subresource) {
-        (None, None) => pattern == request.resource,
-        (Some((resource, sub)), Some(wanted)) => sub == wanted && (resource == "*" || resource == request.resource),
-        _ => false,
     }
 }

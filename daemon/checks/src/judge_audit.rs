@@ -8,7 +8,8 @@ use picket_model::{Evidence, Observation, Status};
 use serde_json::Value;
 
 use crate::audit_entries::AuditEntries;
-use crate::audit_policy::{ALL_VERBS, AuditPolicy, Level, Met, Request};
+use crate::audit_policy::{AuditPolicy, Level};
+use crate::audit_requests::{ALL_VERBS, Met, Request, Requests};
 use crate::catalogue::{Control, Modifier, Op, texts};
 use crate::context::{Context, Forgotten};
 use crate::judge_detections::{self, Asked};
@@ -113,13 +114,14 @@ fn levels(control: &Control, policy: &AuditPolicy, path: &str) -> Vec<Row> {
             };
             // A name no rule can know stands for any subresource.
             let subs: &[Option<&str>] = if any_subresource { &[sub, Some("any-subresource")] } else { &[sub] };
+            let mut requests = Requests::on(policy);
             let mut worst: Option<(Met<'_>, &str)> = None;
             let mut excepted = None;
             for sub in subs {
                 for verb in verbs.iter().filter(|verb| verb_fits(*sub, verb)) {
-                    for met in policy.meet(&Request { group, resource, subresource: *sub, verb }) {
+                    for met in requests.meet(Request { group, resource, subresource: *sub, verb }).iter().copied() {
                         // Exceptions for components that act for nobody do not hide what people do.
-                        if !maximum && met.rule.is_some_and(|(_, rule)| rule.only_for_components()) {
+                        if !maximum && met.only_for_components {
                             if met.level < limit {
                                 excepted = excepted.or(met.rule.map(|(index, _)| index + 1));
                             }
@@ -168,17 +170,21 @@ fn levels(control: &Control, policy: &AuditPolicy, path: &str) -> Vec<Row> {
 
 /// A row for each rule that no request can ever reach.
 fn dead_rules(policy: &AuditPolicy, path: &str) -> Vec<Row> {
-    let dead = policy.dead_rules();
-    if dead.is_empty() {
+    let found = policy.dead_rules();
+    let mut rows = Vec::new();
+    if found.not_compared > 0 {
+        let words = format!("{} rules name too much to be compared with those before them", found.not_compared);
+        rows.push(Row::unknown(path, words));
+    } else if found.dead.is_empty() {
         let words = format!("each of {} rules can match", policy.rules.len());
-        return vec![Row::new(path, Status::Pass, words.clone()).with(Evidence::at(path, words))];
+        rows.push(Row::new(path, Status::Pass, words.clone()).with(Evidence::at(path, words)));
     }
-    dead.into_iter()
-        .map(|(index, why)| {
-            let words = format!("rule {} never matches: {why}", index + 1);
-            Row::new(format!("{path} rule {}", index + 1), Status::Fail, words.clone()).with(Evidence::at(path, words))
-        })
-        .collect()
+    let dead = found.dead.into_iter().map(|(index, why)| {
+        let words = format!("rule {} never matches: {why}", index + 1);
+        Row::new(format!("{path} rule {}", index + 1), Status::Fail, words.clone()).with(Evidence::at(path, words))
+    });
+    rows.extend(dead);
+    rows
 }
 
 /// Interactive subresources of pods are reached by get and create alone.
@@ -196,11 +202,12 @@ fn catch_all(control: &Control, policy: &AuditPolicy, path: &str) -> Row {
     let Some(limit) = Level::parse(&control.expected.text()) else {
         return Row::unknown(path, "the catalogue gives no level");
     };
+    let mut requests = Requests::on(policy);
     let mut lowest: Option<(Met<'_>, &str)> = None;
     for verb in ALL_VERBS {
         let request = Request { group: "unlisted.example", resource: "things", subresource: None, verb };
-        for met in policy.meet(&request) {
-            if met.rule.is_some_and(|(_, rule)| rule.only_for_components()) {
+        for met in requests.meet(request).iter().copied() {
+            if met.only_for_components {
                 continue;
             }
             if lowest.as_ref().is_none_or(|(seen, _)| met.level < seen.level) {

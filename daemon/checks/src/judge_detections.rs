@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use picket_model::{DetectionNeed, Evidence, Status};
 
-use crate::audit_policy::{ALL_VERBS, AuditPolicy, Level, Met, Request};
+use crate::audit_policy::{AuditPolicy, Level};
+use crate::audit_requests::{ALL_VERBS, Met, Request, Requests};
 use crate::row::Row;
 
 /// What carries the specification of a Pod.
@@ -68,12 +69,13 @@ pub(crate) fn judge(needs: &[DetectionNeed], policy: &AuditPolicy, path: &str, a
     }
     let (mut blind, mut partly): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
     let mut why: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut requests = Requests::on(policy);
     for need in needs.iter().filter(|need| concerns(need, asked)) {
         // Of what is not logged at all the other control speaks.
-        if asked == Asked::Bodies && matches!(sight(need, policy, Asked::Logged), Sight::Nothing(_)) {
+        if asked == Asked::Bodies && matches!(sight(need, &mut requests, Asked::Logged), Sight::Nothing(_)) {
             continue;
         }
-        let reason = match sight(need, policy, asked) {
+        let reason = match sight(need, &mut requests, asked) {
             Sight::All => continue,
             Sight::Part(reason) => {
                 partly.push(&need.rule);
@@ -116,7 +118,7 @@ fn concerns(need: &DetectionNeed, asked: Asked) -> bool {
     }
 }
 
-fn sight(need: &DetectionNeed, policy: &AuditPolicy, asked: Asked) -> Sight {
+fn sight<'a>(need: &'a DetectionNeed, requests: &mut Requests<'a>, asked: Asked) -> Sight {
     let verbs: Vec<&str> =
         if need.verbs.is_empty() { ALL_VERBS.into() } else { need.verbs.iter().map(String::as_str).collect() };
     let subs: Vec<Option<&str>> = match need.subresources.as_slice() {
@@ -128,15 +130,15 @@ fn sight(need: &DetectionNeed, policy: &AuditPolicy, asked: Asked) -> Sight {
         for sub in &subs {
             for verb in verbs.iter().filter(|verb| crate::judge_audit::verb_fits(*sub, verb)) {
                 let request = Request { group, resource, subresource: *sub, verb };
-                for met in policy.meet(&request) {
+                for met in requests.meet(request) {
                     // Exceptions for components that act for nobody hide nothing of people.
-                    if met.rule.is_some_and(|(_, rule)| rule.only_for_components()) {
+                    if met.only_for_components {
                         continue;
                     }
-                    match lacks(need, &request, &met, asked) {
+                    match lacks(need, &request, met, asked) {
                         None => seen = true,
-                        Some(reason) => {
-                            missed.get_or_insert(reason);
+                        Some(lack) => {
+                            missed.get_or_insert(lack);
                         }
                     }
                 }
@@ -146,8 +148,8 @@ fn sight(need: &DetectionNeed, policy: &AuditPolicy, asked: Asked) -> Sight {
     // A rule for any resource may be meant for one of which nothing is logged; that it sees others is enough.
     let named = !need.resources.is_empty();
     match missed {
-        Some(reason) if !seen => Sight::Nothing(reason),
-        Some(reason) if named => Sight::Part(reason),
+        Some(lack) if !seen => Sight::Nothing(lack.to_string()),
+        Some(lack) if named => Sight::Part(lack.to_string()),
         _ => Sight::All,
     }
 }
@@ -189,20 +191,39 @@ fn targets(need: &DetectionNeed) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// What a rule of the policy keeps from the detection.
-fn lacks(need: &DetectionNeed, request: &Request<'_>, met: &Met<'_>, asked: Asked) -> Option<String> {
-    let Some((index, rule)) = met.rule else { return Some("no rule takes these requests".to_owned()) };
-    let place = format!("rule {}", index + 1);
+/// What a rule of the policy (by its place, from 1) keeps from a detection.
+#[derive(Debug, Clone, Copy)]
+enum Lack<'a> {
+    NoRule,
+    NotLogged { rule: usize },
+    Stages { rule: usize, stages: &'a [String] },
+    Bodies { rule: usize, level: Level },
+}
+
+impl std::fmt::Display for Lack<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoRule => f.write_str("no rule takes these requests"),
+            Self::NotLogged { rule } => write!(f, "rule {rule} logs nothing"),
+            Self::Stages { rule, stages } => write!(f, "rule {rule} omits the stage {}", stages.join(" and ")),
+            Self::Bodies { rule, level } => write!(f, "rule {rule} logs them at {}", level.as_str()),
+        }
+    }
+}
+
+fn lacks<'a>(need: &'a DetectionNeed, request: &Request<'_>, met: &Met<'_>, asked: Asked) -> Option<Lack<'a>> {
+    let Some((index, policy_rule)) = met.rule else { return Some(Lack::NoRule) };
+    let rule = index + 1;
     // What looks for the start of an answer alone looks for failed logins, which have no other stage.
     let logins = need.stages.iter().all(|stage| stage == "ResponseStarted") && !need.stages.is_empty();
-    if rule.level == Level::None || (met.level == Level::None && !logins) {
-        return Some(format!("{place} logs nothing"));
+    if policy_rule.level == Level::None || (met.level == Level::None && !logins) {
+        return Some(Lack::NotLogged { rule });
     }
-    let omitted = |stage: &String| rule.omit_stages.contains(stage);
+    let omitted = |stage: &String| policy_rule.omit_stages.contains(stage);
     let occurs = |stage: &&String| logins || request.is_long() || *stage != "ResponseStarted";
     if !need.stages.is_empty() && need.stages.iter().filter(occurs).all(omitted) {
-        return Some(format!("{place} omits the stage {}", need.stages.join(" and ")));
+        return Some(Lack::Stages { rule, stages: &need.stages });
     }
-    (asked == Asked::Bodies && rule.level < Level::Request)
-        .then(|| format!("{place} logs them at {}", rule.level.as_str()))
+    (asked == Asked::Bodies && policy_rule.level < Level::Request)
+        .then_some(Lack::Bodies { rule, level: policy_rule.level })
 }

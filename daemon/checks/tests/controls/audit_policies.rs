@@ -111,7 +111,49 @@ fn rules_that_can_never_match_are_named() {
             Some((2, "rule 1")),
         ),
         ("- {level: None, users: [a, b]}\n- {level: Metadata, users: [b], verbs: [get]}", Some((2, "rule 1"))),
+        // Several together.
+        (
+            "- {level: Metadata, resources: [{group: '', resources: [secrets]}]}\n- {level: Metadata, resources: [{group: '', resources: [configmaps]}]}\n- {level: Request, resources: [{group: '', resources: [secrets, configmaps]}]}\n- level: Metadata",
+            Some((3, "rules 1 and 2 together take all of it")),
+        ),
+        (
+            "- {level: None, users: [a], verbs: [get]}\n- {level: None, users: [b], verbs: [get]}\n- {level: None, users: [a, b], verbs: [list]}\n- {level: Metadata, users: [b, a], verbs: [list, get]}",
+            Some((4, "rules 1, 2 and 3 together")),
+        ),
+        (
+            "- {level: None, nonResourceURLs: ['/a*']}\n- {level: None, nonResourceURLs: ['/b']}\n- {level: Metadata, nonResourceURLs: ['/b', '/ab']}",
+            Some((3, "rules 1 and 2")),
+        ),
+        (
+            "- {level: Metadata, resources: [{group: '', resources: ['*']}]}\n- {level: Request, resources: [{group: ''}]}",
+            Some((2, "rule 1")),
+        ),
+        // Whoever is named is logged in, and a service account is in its groups.
+        (
+            "- {level: None, userGroups: ['system:authenticated']}\n- {level: Metadata, users: [alice]}",
+            Some((2, "rule 1")),
+        ),
+        (
+            "- {level: None, userGroups: ['system:serviceaccounts:kube-system']}\n- {level: Metadata, users: ['system:serviceaccount:kube-system:x']}",
+            Some((2, "rule 1")),
+        ),
         // These can.
+        (
+            "- {level: None, userGroups: ['system:authenticated']}\n- {level: Metadata, users: ['system:anonymous']}",
+            None,
+        ),
+        (
+            "- {level: None, userGroups: ['system:serviceaccounts:kube-system']}\n- {level: Metadata, users: ['system:serviceaccount:default:x']}",
+            None,
+        ),
+        (
+            "- {level: Metadata, resources: [{group: '', resources: [secrets]}]}\n- {level: Metadata, verbs: [get], resources: [{group: '', resources: [configmaps]}]}\n- {level: Request, resources: [{group: '', resources: [secrets, configmaps]}]}",
+            None,
+        ),
+        (
+            "- {level: Metadata, resources: [{group: '', resources: ['*/*']}]}\n- {level: Request, resources: [{group: '', resources: [pods]}]}",
+            None,
+        ),
         ("- {level: None, users: [a]}\n- level: Metadata", None),
         (
             "- {level: None, resources: [{group: '', resources: [pods]}]}\n- {level: Request, resources: [{group: '', resources: [pods/exec]}]}",
@@ -136,6 +178,19 @@ fn rules_that_can_never_match_are_named() {
             }
         }
     }
+}
+
+#[test]
+fn a_policy_that_names_too_much_to_be_compared_is_unknown_and_soon_so() {
+    let list = |what: &str| (0..2000).map(|n| format!("{what}{n}")).collect::<Vec<_>>().join(", ");
+    let rule = format!("- {{level: None, users: [{}], namespaces: [{}]}}\n", list("u"), list("n"));
+    let verdicts = judged(&format!("rules:\n{}- level: Metadata", rule.repeat(10)));
+    let row = rows(&verdicts, "audit-policy-rules-reachable")[0];
+    assert_eq!((row.status, row.subject.as_str()), (Unknown, PATH));
+    // Nor does a row grow with what a rule names.
+    let verdicts = judged(&format!("rules:\n- {{level: None, verbs: [{}]}}\n- level: Metadata", list("V")));
+    let row = rows(&verdicts, "audit-policy-rules-reachable")[0];
+    assert!(row.observed.contains("no request has the verb V0 or V1") && row.observed.len() < 200);
 }
 
 #[test]
