@@ -9,6 +9,7 @@ pub mod datastore;
 pub mod documents;
 pub mod files;
 pub mod keys;
+pub mod kubelet;
 pub mod memory;
 pub mod program;
 pub mod served;
@@ -149,7 +150,7 @@ pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
         Source::Tokens => tokens::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
         Source::Sysctls => sysctls::observe_live(host, &needs, snapshot),
         Source::PersistedSysctls => sysctls::observe_persisted(host, snapshot),
-        Source::Documents => documents::observe(host, &needs, ask.memory, snapshot),
+        Source::Documents => documents::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
         Source::AuditLog => audit_log::observe(host, &needs, ask.memory, &mut seen.audit_logs, snapshot),
         Source::Datastore => datastore::observe(host, &needs, &mut seen.datastores, snapshot),
         Source::Selinux => snapshot.selinux_enforcing = selinux(host),

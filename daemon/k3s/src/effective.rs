@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use picket_model::Role;
 use serde::{Deserialize, Serialize};
 
+use crate::kubelet_config::KubeletFolder;
 use crate::version::K3sVersion;
 
 /// What stands in place of a secret value. The value itself is dropped as soon as it has been read.
@@ -198,9 +199,9 @@ pub struct EffectiveConfig {
     pub components: BTreeMap<String, Flags>,
     /// The kubelet's configuration from `kubelet.conf.d` (K3s 1.32 and later); none without the folder or with nothing in it.
     pub kubelet_config: Option<serde_json::Value>,
-    /// The same after the next start.
+    /// What the next start does to that folder.
     #[serde(skip)]
-    pub(crate) kubelet_next: Option<serde_json::Value>,
+    pub(crate) kubelet_folder: Option<KubeletFolder>,
     /// Embedded etcd's configuration as written at the last start; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd_config: Option<serde_json::Value>,

@@ -8,6 +8,7 @@ use crate::argv::{self, Given, Parsed};
 use crate::components::{self, Inputs};
 use crate::effective::{AcrossVersions, EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem, Trap, Warning};
 use crate::files::NodeFiles;
+use crate::kubelet_config::{KubeletFolder, OwnFile};
 use crate::merge::{self, Merged};
 use crate::options::Known;
 use crate::unit::{self, Start};
@@ -99,10 +100,13 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
     problems.append(&mut parsed.problems);
     warnings.append(&mut parsed.warnings);
     problems.extend(kubelet.problems.iter().filter(|_| !no_kubelet).cloned());
-    let kubelet_next = match role {
-        Some(_) if !no_kubelet && files_understood => {
-            let protect = last(&parsed.given, "protect-kernel-defaults").and_then(argv::go_bool).unwrap_or(false);
-            kubelet.at_next_start(files, protect, &kubelet_args).merged()
+    let kubelet_folder = match role {
+        Some(role) if !no_kubelet && files_understood && variants.iter().any(|(v, _)| v.at_least(32, 0)) => {
+            let on = |name| last(&parsed.given, name).and_then(argv::go_bool).unwrap_or(false);
+            let off = |g: &Given| g.known && g.name == "disable" && g.value.split(',').any(|v| v.trim() == "servicelb");
+            let service_lb = role == Role::Agent || !parsed.given.iter().any(off);
+            let own = OwnFile { data_dir: &data_dir, protect: on("protect-kernel-defaults"), service_lb };
+            Some(kubelet.at_next_start(&kubelet_args, &own))
         }
         _ => None,
     };
@@ -124,7 +128,7 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         options: options(parsed.given),
         components: common(&variants),
         kubelet_config: kubelet.merged().filter(|_| !no_kubelet),
-        kubelet_next,
+        kubelet_folder,
         etcd_config,
         problems,
         warnings,
@@ -306,10 +310,10 @@ impl EffectiveConfig {
         self.variants.iter().map(|(v, _)| *v).collect()
     }
 
-    /// The kubelet's files as they will be after the next start, when K3s has written its own anew from the present
-    /// options; none without a folder of a kubelet. [`Self::kubelet_config`] is what lies there now.
-    pub const fn kubelet_config_at_next_start(&self) -> Option<&serde_json::Value> {
-        self.kubelet_next.as_ref()
+    /// What the next start does to the folder of the kubelet's drop-ins; none without one.
+    /// [`Self::kubelet_config`] is what lies there now.
+    pub const fn kubelet_folder(&self) -> Option<&KubeletFolder> {
+        self.kubelet_folder.as_ref()
     }
 
     /// Whether the configuration files could be read and merged. If not, only command line and environment are known.
