@@ -128,6 +128,11 @@ impl<'a> Context<'a> {
         let config = self.config()?;
         let flags =
             config.components.get(component).ok_or_else(|| format!("the flags of {component} are not known"))?;
+        // The kubelet's are spelled as it reads them.
+        let spelled = |other: &&String| other.contains('_') && other.replace('_', "-") == name;
+        if let Some(other) = flags.keys().find(spelled).filter(|_| component != "kubelet") {
+            return Err(format!("--{other} is given: {component} knows no such flag and ends at its start"));
+        }
         Ok(match flags.get(name) {
             Some(flag) if !flag.possible.is_empty() => flag.possible.iter().map(Vec::as_slice).collect(),
             _ => vec![&[][..]],

@@ -6,7 +6,7 @@ use picket_model::Role;
 
 use crate::argv::{self, Given, Parsed};
 use crate::components::{self, Inputs};
-use crate::effective::{AcrossVersions, EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem, Trap, Warning};
+use crate::effective::{EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem, Trap, Warning};
 use crate::files::NodeFiles;
 use crate::kubelet_config::{KubeletFolder, OwnFile};
 use crate::merge::{self, Merged};
@@ -288,21 +288,6 @@ impl EffectiveConfig {
     /// Values of a component's flag; empty if it is not passed, or if possible versions differ.
     pub fn flag(&self, component: &str, name: &str) -> Vec<FlagValue> {
         self.components.get(component).and_then(|flags| flags.get(name)).cloned().unwrap_or_default()
-    }
-
-    /// Values of a component's flag in every version that is possible on this node.
-    pub fn flag_across(&self, component: &str, name: &str) -> AcrossVersions {
-        let mut runs: Vec<(K3sVersion, Vec<FlagValue>)> = Vec::new();
-        for (version, components) in &self.variants {
-            let values = components.get(component).and_then(|f| f.get(name)).cloned().unwrap_or_default();
-            if runs.last().is_none_or(|(_, before)| *before != values) {
-                runs.push((*version, values));
-            }
-        }
-        if runs.len() > 1 {
-            return AcrossVersions::Differs(runs);
-        }
-        AcrossVersions::Same(runs.pop().map(|(_, values)| values).unwrap_or_default())
     }
 
     /// Versions that are possible here: one where it is known, none where nothing can be said of components.

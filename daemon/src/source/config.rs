@@ -285,7 +285,7 @@ pub fn node_config(configuration: &Configuration) -> NodeConfig {
             .filter(|(_, values)| !values.is_empty())
             .collect(),
         components: configuration
-            .flags_across()
+            .flags_as_read()
             .into_iter()
             .map(|(component, flags)| {
                 let flags = flags

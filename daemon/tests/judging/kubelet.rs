@@ -5,7 +5,7 @@ use std::fs;
 use picket_model::Status::{self, Fail, Pass, Unknown};
 use picket_tests::node::Profile;
 
-use crate::{Node, built_in, rows};
+use crate::{Node, built_in, json, rows};
 
 const FOLDER: &str = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
 
@@ -46,6 +46,21 @@ fn the_file_kubelet_arg_names_is_judged_whichever_way_it_comes_to_the_kubelet() 
     );
     assert_eq!(says(&node, "kubelet-iptables-util-chains"), (Fail, "false".to_owned()), "a flag in 1.31");
     assert_eq!(says(&node, "kubelet-pod-pids-limit"), (Pass, "5".to_owned()));
+}
+
+#[test]
+fn a_flag_written_with_underscores_is_the_same_flag_to_the_kubelet_and_unknown_to_the_others() {
+    let node = with("[anonymous_auth=true, read_only_port=10255]");
+    assert_eq!(says(&node, "kubelet-anonymous-auth"), (Fail, "true".to_owned()));
+    // K3s passes its own spelling first, so the other one wins.
+    assert_eq!(says(&node, "kubelet-read-only-port"), (Fail, "0, 10255".to_owned()));
+    let both = with("[read_only_port=0, read-only-port=10255]");
+    assert_eq!(says(&both, "kubelet-read-only-port").0, Pass, "in the order of the names, not of the arguments");
+    let api = Node::new(Profile::DefaultServer);
+    put(&api, "/etc/rancher/k3s/config.yaml.d/90.yaml", "kube-apiserver-arg: [anonymous_auth=true]\n");
+    assert_eq!(says(&api, "apiserver-anonymous-auth").0, Unknown);
+    let flags = &json(&api.scan(&built_in()));
+    assert!(flags.to_string().contains("--anonymous_auth is given"), "{flags}");
 }
 
 #[test]
