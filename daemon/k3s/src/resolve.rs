@@ -118,6 +118,12 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         let (variable, path) = start.environment.get(CERTIFICATE_DAYS)?;
         Some((variable.value.clone(), path.clone(), variable.line)).filter(|(value, ..)| !value.is_empty())
     });
+    let mut unread: Vec<Problem> = problems.iter().filter(|p| p.is_blindness()).cloned().collect();
+    unread.extend(warnings.iter().filter_map(Warning::unread));
+    if role == Some(Role::Server) {
+        unread.extend(components::unseen_datastore(files, &data_dir, &parsed.given));
+    }
+    unread.truncate(LISTED);
     bound(&mut problems, &mut warnings);
     sources.sort();
     sources.dedup();
@@ -131,6 +137,7 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         kubelet_folder,
         etcd_config,
         problems,
+        unread,
         warnings,
         program: start.as_ref().and_then(|s| s.words.first()).map(|(word, _)| word.text.clone()),
         unit_files: start.iter().flat_map(|s| std::iter::once(&s.path).chain(&s.drop_ins)).cloned().collect(),

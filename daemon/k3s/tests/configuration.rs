@@ -530,3 +530,18 @@ fn copies_the_kubelets_folder_will_hold() {
     let old = Ask { role: Some(Role::Agent), version: Some(K3sVersion::new(1, 31, 9)), ..Ask::default() };
     assert_eq!(effective(&copied, &old).kubelet_folder(), None, "1.31 has no such folder");
 }
+
+#[test]
+fn which_datastore_is_not_known_where_its_folder_cannot_be_listed() {
+    let etcd = "/var/lib/rancher/k3s/server/db/etcd";
+    let unread = |text: &str, blind: bool| {
+        let files = MemoryFiles::new().file(MAIN, text);
+        let member = format!("{etcd}/member");
+        let files = if blind { files.unreadable(&member, "permission denied") } else { files.dir(&member) };
+        let ask = Ask { role: Some(Role::Server), ..Ask::default() };
+        effective(&files, &ask).unread.into_iter().filter_map(|p| p.path).collect::<Vec<_>>()
+    };
+    assert_eq!(unread("debug: true\n", true), [format!("{etcd}/member")]);
+    assert_eq!(unread("debug: true\n", false), [""; 0]);
+    assert_eq!(unread("cluster-init: true\n", true), [""; 0], "the option decides");
+}
