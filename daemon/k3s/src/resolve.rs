@@ -34,7 +34,7 @@ const STEPS: [K3sVersion; 10] = [
 
 /// The configuration K3s will start with on this node, as far as its files tell.
 pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
-    let unit::Found { start, looked: mut sources, blind: mut warnings } = unit::find(files, ask.role);
+    let unit::Found { start, looked: mut sources, blind: mut warnings } = unit::find(files, ask.role, ask.host);
     let mut problems: Vec<Problem> = Vec::new();
     let main = argv::config_path(start.as_ref(), &mut warnings);
     let past_wrapper = argv::past_wrapper(start.as_ref());
