@@ -202,3 +202,18 @@ fn config_tells_what_could_not_be_read_from_what_k3s_would_refuse() {
     let out = json(&picketd(&["config", "--root", &node.root, "-o", "json"]));
     assert_eq!(out["unread"][0]["path"], "/etc/a.env");
 }
+
+#[test]
+fn certs_that_can_all_not_be_read_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = dir.path().join("var/lib/rancher/k3s/server/tls");
+    std::fs::create_dir_all(&tls).unwrap();
+    let code = || picketd(&["certs", "--root", dir.path().to_str().unwrap()]).status.code();
+    assert_eq!(code(), Some(0), "nothing is there to be read");
+    std::fs::write(tls.join("client-admin.crt"), "no certificate\n").unwrap();
+    let out = picketd(&["certs", "--root", dir.path().to_str().unwrap(), "-o", "json"]);
+    assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("client-admin.crt"));
+    let out: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(out["unreadable"].as_array().unwrap().len(), 1, "it is listed all the same");
+}

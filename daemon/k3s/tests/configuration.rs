@@ -545,3 +545,23 @@ fn which_datastore_is_not_known_where_its_folder_cannot_be_listed() {
     assert_eq!(unread("debug: true\n", false), [""; 0]);
     assert_eq!(unread("cluster-init: true\n", true), [""; 0], "the option decides");
 }
+
+#[test]
+fn a_default_is_dropped_only_where_its_value_is_lost() {
+    let dropped = |option: &str, items: &str| {
+        let config = server(&format!("{option}: [{items}]\n"));
+        traps(&config).iter().any(|(trap, _)| *trap == Trap::DefaultDropped)
+    };
+    let (api, kcm) = ("kube-apiserver-arg", "kube-controller-manager-arg");
+    for value in ["f", "F", "0", "false", "False"] {
+        assert!(!dropped(api, &format!("anonymous-auth={value}")), "{value}");
+        assert!(dropped(kcm, &format!("use-service-account-credentials={value}")), "{value}");
+    }
+    assert!(dropped(api, "anonymous-auth") && dropped(api, "anonymous-auth=t"));
+    assert!(!dropped(kcm, "use-service-account-credentials") && !dropped(kcm, "use-service-account-credentials=1"));
+    assert!(dropped(kcm, "controllers=*") && dropped("kube-controller-arg", "controllers=*"));
+    assert!(!dropped(kcm, "\"controllers=*,tokencleaner,-x\"") && !dropped(kcm, "controllers+=-x"));
+    assert!(dropped(api, "requestheader-allowed-names="));
+    assert!(!dropped(api, "requestheader-allowed-names=system:auth-proxy"));
+    assert!(dropped(api, "authorization-mode=RBAC") && !dropped(api, "authorization-mode=Node, authorization-mode=RBAC"));
+}
