@@ -8,6 +8,7 @@ pub mod config;
 pub mod datastore;
 pub mod documents;
 pub mod files;
+mod fresh;
 pub mod keys;
 pub mod kubelet;
 pub mod memory;
@@ -26,6 +27,7 @@ use picket_host::{Host, ReadError};
 use picket_model::{Observation, Role};
 
 pub use config::Configuration;
+pub use fresh::observe_settled;
 pub use memory::{Fingerprinter, Memory};
 pub use watches::{Watches, watches};
 
