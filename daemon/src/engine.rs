@@ -447,7 +447,10 @@ impl Engine {
     /// The same for the files that are read at start only.
     fn note_documents(&mut self) {
         let (Some(seen), Some(running)) = (&mut self.seen, &mut self.remembered.running) else { return };
-        let documents = at_start::observe(&self.host, &seen.snapshot, &running.documents);
+        let documents = {
+            let folder = seen.configuration.kubelet_folder();
+            at_start::observe(&self.host, &seen.snapshot, folder, &running.documents)
+        };
         seen.snapshot.read_at_start = Arc::new(documents.as_read(&seen.snapshot));
         // What does not count yet may be older than the start; it is looked at again.
         let waiting = self.settle.waiting();
@@ -608,7 +611,7 @@ fn unreadable(snapshot: &picket_checks::Snapshot) -> Vec<Unreadable> {
         Tokens: tokens, units;
         Sysctls: sysctls;
         Documents: encryption_configs, audit_policies, admission_configs, authentication_configs, authorization_configs,
-            kubelet_dropins;
+            kubelet_dropins, kubelet_next, kubelet_configs;
         AuditLog: audit_logs;
         Datastore: datastores;
     }

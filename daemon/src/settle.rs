@@ -158,11 +158,21 @@ impl Settle {
             Certificates: certificates, keys;
             Tokens: tokens, units;
             Documents: encryption_configs, audit_policies, admission_configs, authentication_configs,
-                authorization_configs, kubelet_dropins;
+                authorization_configs, kubelet_dropins, kubelet_configs;
             AuditLog: audit_logs;
             Datastore: datastores;
         }
         if looked.contains(&Source::Documents) {
+            let copied_from = after.kubelet_copied_from.clone();
+            let source = |path: &str| copied_from.get(path).cloned().unwrap_or_else(|| path.to_owned());
+            self.map(
+                Source::Documents,
+                "kubelet_next",
+                &before.kubelet_next,
+                &mut after.kubelet_next,
+                moment,
+                |path| moment.unfinished(&source(path)),
+            );
             let data = before.data_dir.clone();
             let state = format!("{data}/server/cred/encryption-state.json");
             let etcd = format!("{data}/server/db/etcd/config");

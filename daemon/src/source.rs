@@ -8,7 +8,9 @@ pub mod config;
 pub mod datastore;
 pub mod documents;
 pub mod files;
+mod fresh;
 pub mod keys;
+pub mod kubelet;
 pub mod memory;
 pub mod program;
 pub mod served;
@@ -25,6 +27,7 @@ use picket_host::{Host, ReadError};
 use picket_model::{Observation, Role};
 
 pub use config::Configuration;
+pub use fresh::observe_settled;
 pub use memory::{Fingerprinter, Memory};
 pub use watches::{Watches, watches};
 
@@ -149,7 +152,7 @@ pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
         Source::Tokens => tokens::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
         Source::Sysctls => sysctls::observe_live(host, &needs, snapshot),
         Source::PersistedSysctls => sysctls::observe_persisted(host, snapshot),
-        Source::Documents => documents::observe(host, &needs, ask.memory, snapshot),
+        Source::Documents => documents::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
         Source::AuditLog => audit_log::observe(host, &needs, ask.memory, &mut seen.audit_logs, snapshot),
         Source::Datastore => datastore::observe(host, &needs, &mut seen.datastores, snapshot),
         Source::Selinux => snapshot.selinux_enforcing = selinux(host),

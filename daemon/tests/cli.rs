@@ -165,3 +165,55 @@ fn config_prints_where_each_value_comes_from() {
     assert_eq!(out["components"]["kube-apiserver"]["anonymous-auth"][0]["layer"], "k3s-default");
     assert!(out["components"]["kube-apiserver"]["advertise-address"].is_null());
 }
+
+#[test]
+fn config_shows_the_files_components_take_settings_from() {
+    let table = |profile| {
+        let node = node(profile);
+        let out = picketd(&["config", "--root", &node.root]);
+        assert!(out.status.success());
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let from = |text: &str, title: &str| text.split_once(title).map(|(_, rest)| format!("{title}{rest}")).unwrap();
+    insta::assert_snapshot!("config_kubelet", from(&table(Profile::DefaultServer), "kubelet files"));
+    insta::assert_snapshot!("config_etcd", from(&table(Profile::EtcdServer), "etcd file"));
+}
+
+#[test]
+fn config_tells_what_could_not_be_read_from_what_k3s_would_refuse() {
+    let node = node(Profile::DefaultServer);
+    let root = Path::new(&node.root);
+    let drop_in = root.join("etc/systemd/system/k3s.service.d");
+    std::fs::create_dir_all(&drop_in).unwrap();
+    std::fs::write(drop_in.join("10.conf"), "[Service]\nEnvironmentFile=/etc/a.env\n").unwrap();
+    // A folder can no more be read than a file of somebody else.
+    std::fs::create_dir_all(root.join("etc/a.env")).unwrap();
+    std::fs::create_dir_all(root.join("etc/rancher/k3s/config.yaml.d")).unwrap();
+    std::fs::write(root.join("etc/rancher/k3s/config.yaml.d/90.yaml"), "debug: maybe\n").unwrap();
+    let out = String::from_utf8(picketd(&["config", "--root", &node.root]).stdout).unwrap();
+    let section = |title: &str| {
+        let (_, rest) = out.split_once(title).unwrap_or_else(|| panic!("no {title:?} in {out}"));
+        rest.split("\n\n").next().unwrap().to_owned()
+    };
+    assert!(section("\nK3s would not start:").contains("`debug` needs true or false"), "{out}");
+    assert!(!section("\nK3s would not start:").contains("a.env"), "{out}");
+    assert!(section("\nNot read, and it may decide (run as root):").contains("/etc/a.env"), "{out}");
+    assert!(out.contains("\nkube-apiserver (as far as could be read; see below)\n"), "{out}");
+    let out = json(&picketd(&["config", "--root", &node.root, "-o", "json"]));
+    assert_eq!(out["unread"][0]["path"], "/etc/a.env");
+}
+
+#[test]
+fn certs_that_can_all_not_be_read_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = dir.path().join("var/lib/rancher/k3s/server/tls");
+    std::fs::create_dir_all(&tls).unwrap();
+    let code = || picketd(&["certs", "--root", dir.path().to_str().unwrap()]).status.code();
+    assert_eq!(code(), Some(0), "nothing is there to be read");
+    std::fs::write(tls.join("client-admin.crt"), "no certificate\n").unwrap();
+    let out = picketd(&["certs", "--root", dir.path().to_str().unwrap(), "-o", "json"]);
+    assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("client-admin.crt"));
+    let out: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(out["unreadable"].as_array().unwrap().len(), 1, "it is listed all the same");
+}

@@ -45,6 +45,24 @@ fn concerns(watches: &Watches, folder: &str, source: Source) -> bool {
 }
 
 #[test]
+fn files_that_kubelet_arg_names_are_watched() {
+    let node = Node::new(Profile::DefaultServer);
+    for (number, args) in
+        ["[config=/opt/a/k.yaml]", "[config+=/opt/a/k.yaml]", "[config-dir=/opt/a]"].iter().enumerate()
+    {
+        let folder = node.sample.path("/opt/a");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("k.yaml"), "maxPods: 5\n").unwrap();
+        let drop_in = node.sample.path("/etc/rancher/k3s/config.yaml.d");
+        fs::create_dir_all(&drop_in).unwrap();
+        fs::write(drop_in.join("90.yaml"), format!("kubelet-arg: {args}\n")).unwrap();
+        let (_, watches) = node.look();
+        assert!(concerns(&watches, "/opt/a", Source::Documents), "{number}");
+        assert!(!concerns(&watches, "/opt/a", Source::Config), "its change is none of K3s' configuration");
+    }
+}
+
+#[test]
 fn every_folder_that_decides_something_is_watched() {
     let (_, watches) = Node::new(Profile::HardenedServer).look();
     let data = "/var/lib/rancher/k3s";

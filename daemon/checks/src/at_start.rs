@@ -21,6 +21,8 @@ pub struct ReadAtStart {
     pub admission_configs: BTreeMap<String, Observation<AdmissionConfig>>,
     /// Drop-ins of the kubelet by path, all of them.
     pub kubelet_dropins: Option<BTreeMap<String, Observation<Value>>>,
+    /// Configurations of the kubelet by path.
+    pub kubelet_configs: BTreeMap<String, Observation<Value>>,
     /// `registries.yaml`.
     pub registries: Option<Observation<Registries>>,
 }

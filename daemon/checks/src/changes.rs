@@ -32,7 +32,7 @@ impl Changes {
             Process: role, data_dir, k3s_version, k3s_started_at, rooted;
             Clock: at;
             Configuration: declared, running, traps, places;
-            KubeletDropins: kubelet_dropins, read_at_start;
+            KubeletDropins: kubelet_dropins, kubelet_next, kubelet_copied_from, kubelet_configs, read_at_start;
             EtcdConfig: etcd_config;
             Sysctls: sysctls;
             PersistedSysctls: persisted_sysctls;

@@ -1,5 +1,6 @@
 //! What judging looks at: the snapshot, one of its configurations, and the preconditions on them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use picket_model::{Evidence, Observation, Role, name};
@@ -33,6 +34,29 @@ pub(crate) type Seen<'a, T> = Result<Option<&'a Observation<T>>, Forgotten>;
 /// How a file was when the running process started is not known; why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Forgotten(pub(crate) String);
+
+/// Why nothing is known of the kubelet's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unseen {
+    /// They cannot be read, or which ones they are cannot be told.
+    Unknown(String),
+    /// How they were at the start is not known.
+    Forgotten(String),
+}
+
+impl From<String> for Unseen {
+    fn from(reason: String) -> Self {
+        Self::Unknown(reason)
+    }
+}
+
+impl From<Forgotten> for Unseen {
+    fn from(Forgotten(reason): Forgotten) -> Self {
+        Self::Forgotten(reason)
+    }
+}
+
+type Dropins = BTreeMap<String, Observation<Value>>;
 
 fn changed_since(path: &str) -> String {
     format!("{path} was changed after K3s started; what it held at the start is not known")
@@ -104,6 +128,11 @@ impl<'a> Context<'a> {
         let config = self.config()?;
         let flags =
             config.components.get(component).ok_or_else(|| format!("the flags of {component} are not known"))?;
+        // The kubelet's are spelled as it reads them.
+        let spelled = |other: &&String| other.contains('_') && other.replace('_', "-") == name;
+        if let Some(other) = flags.keys().find(spelled).filter(|_| component != "kubelet") {
+            return Err(format!("--{other} is given: {component} knows no such flag and ends at its start"));
+        }
         Ok(match flags.get(name) {
             Some(flag) if !flag.possible.is_empty() => flag.possible.iter().map(Vec::as_slice).collect(),
             _ => vec![&[][..]],
@@ -112,7 +141,11 @@ impl<'a> Context<'a> {
 
     /// The one value of a flag that names a file; none when it is not passed.
     pub(crate) fn file_flag(&self, name: &str) -> Result<Option<&'a Setting>, String> {
-        let possible = self.flag("kube-apiserver", name)?;
+        self.file_flag_of("kube-apiserver", name)
+    }
+
+    fn file_flag_of(&self, component: &str, name: &str) -> Result<Option<&'a Setting>, String> {
+        let possible = self.flag(component, name)?;
         let mut last: Vec<Option<&Setting>> = possible.iter().map(|values| values.last()).collect();
         last.dedup_by(|a, b| a.map(|s| &s.value) == b.map(|s| &s.value));
         match last.as_slice() {
@@ -162,58 +195,100 @@ impl<'a> Context<'a> {
         format!("{}/agent/etc/kubelet.conf.d", self.snap.data_dir)
     }
 
-    /// The kubelet's drop-ins, likewise.
-    pub(crate) fn kubelet_dropins(&self) -> Result<&'a BTreeMap<String, Observation<Value>>, Forgotten> {
+    /// The kubelet's drop-ins, likewise. K3s writes some of them at its start.
+    pub(crate) fn kubelet_dropins(&self) -> Result<Cow<'a, Dropins>, Forgotten> {
+        let snap = self.snap;
         if self.in_force {
             let forgotten = || Forgotten(changed_since(&self.kubelet_folder()));
-            self.snap.read_at_start.kubelet_dropins.as_ref().ok_or_else(forgotten)
-        } else {
-            Ok(&self.snap.kubelet_dropins)
+            return snap.read_at_start.kubelet_dropins.as_ref().map(Cow::Borrowed).ok_or_else(forgotten);
         }
+        if snap.kubelet_next.is_empty() {
+            return Ok(Cow::Borrowed(&snap.kubelet_dropins));
+        }
+        let mut dropins = snap.kubelet_dropins.clone();
+        dropins.extend(snap.kubelet_next.iter().map(|(path, seen)| (path.clone(), seen.clone())));
+        Ok(Cow::Owned(dropins))
     }
 
-    /// The kubelet's configuration merged from its drop-ins, leaf by leaf. `Ok(None)`: this K3s passes flags only.
+    /// Where a drop-in stands now: one that will be copied, at its source.
+    pub(crate) fn dropin_place<'p>(&self, path: &'p str) -> &'p str
+    where
+        'a: 'p,
+    {
+        let copied = self.snap.kubelet_copied_from.get(path).filter(|_| !self.in_force);
+        copied.map_or(path, String::as_str)
+    }
+
+    /// The kubelet's configuration, leaf by leaf: the file its flag `--config` names, and the drop-ins laid over it.
+    /// `Ok(None)`: this K3s passes flags only.
     pub(crate) fn kubelet_leaves(
         &self,
-        dropins: &BTreeMap<String, Observation<Value>>,
-    ) -> Result<Option<BTreeMap<String, Setting>>, String> {
+        dropins: Result<&Dropins, &Forgotten>,
+    ) -> Result<Option<BTreeMap<String, Setting>>, Unseen> {
+        let mut merged = Value::Object(serde_json::Map::new());
+        let mut leaves: BTreeMap<String, Setting> = BTreeMap::new();
+        let base = self.file_flag_of("kubelet", "config")?;
+        if let Some(Setting { value: path, .. }) = base {
+            if !path.starts_with('/') {
+                return Err(format!("the kubelet's --config is {path}: relative to what, is not known").into());
+            }
+            match self.document(path, &self.snap.kubelet_configs, &self.snap.read_at_start.kubelet_configs)? {
+                Some(Observation::Value { value }) => patch(&mut merged, value, "", path, &mut leaves, 0),
+                Some(Observation::Unreadable { reason }) => {
+                    return Err(format!("{path} cannot be read: {reason}").into());
+                }
+                Some(Observation::Absent) => return Err(format!("{path} does not exist").into()),
+                None => return Err(format!("{path} was not looked at").into()),
+            }
+        }
         let folder = self.kubelet_folder();
+        let version = version(self.snap.k3s_version.as_deref());
+        let named = self.file_flag_of("kubelet", "config-dir").ok().flatten().filter(|named| named.value != folder);
+        if let Some(named) = named {
+            return Err(format!("the kubelet takes its drop-ins from {}, which is not read", named.value).into());
+        }
+        if version.is_some_and(|version| version < (1, 32, 0)) {
+            return Ok(base.map(|_| leaves));
+        }
+        let dropins = dropins.map_err(|forgotten| forgotten.clone())?;
         match self.snap.folders.get(&folder) {
             Some(Observation::Value { .. }) => {}
             // What the kubelet read holds, whatever became of the folder.
             _ if self.in_force && !dropins.is_empty() => {}
-            Some(Observation::Absent) => {
-                return match version(self.snap.k3s_version.as_deref()) {
-                    Some(version) if version < (1, 32, 0) => Ok(None),
-                    Some(_) => Err(format!("{folder} does not exist: the kubelet has not been started yet")),
-                    None => Err(format!("{folder} does not exist, and the version of K3s is not known")),
-                };
+            Some(Observation::Absent) if version.is_some() => {
+                return Err(format!("{folder} does not exist: the kubelet has not been started yet").into());
             }
-            Some(Observation::Unreadable { reason }) => return Err(format!("{folder} cannot be read: {reason}")),
-            None => return Err(format!("{folder} was not looked at")),
+            Some(Observation::Absent) => {
+                return Err(format!("{folder} does not exist, and the version of K3s is not known").into());
+            }
+            Some(Observation::Unreadable { reason }) => {
+                return Err(format!("{folder} cannot be read: {reason}").into());
+            }
+            None => return Err(format!("{folder} was not looked at").into()),
         }
-        let mut merged = Value::Object(serde_json::Map::new());
-        let mut leaves: BTreeMap<String, Setting> = BTreeMap::new();
         let mut defaults = false;
         let mut dropins: Vec<_> = dropins.iter().collect();
-        // The kubelet goes by the names themselves, not by how they are written.
-        dropins.sort_by_cached_key(|(path, _)| name::bytes(path.as_bytes()));
+        // The kubelet goes folder by folder, by the names themselves, not by how they are written.
+        dropins.sort_by_cached_key(|(path, _)| {
+            name::bytes(path.as_bytes()).split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>()
+        });
         for (path, dropin) in dropins {
             let unseen = matches!(dropin, Observation::Unreadable { .. });
             if !path.starts_with(&folder) || !path.ends_with(".conf") && !unseen {
                 continue;
             }
+            let place = self.dropin_place(path);
             match dropin {
                 Observation::Value { value } => {
                     defaults |= path.ends_with("/00-k3s-defaults.conf");
-                    patch(&mut merged, value, "", path, &mut leaves, 0);
+                    patch(&mut merged, value, "", place, &mut leaves, 0);
                 }
                 Observation::Absent => {}
-                Observation::Unreadable { reason } => return Err(format!("{path} cannot be read: {reason}")),
+                Observation::Unreadable { reason } => return Err(format!("{place} cannot be read: {reason}").into()),
             }
         }
         if !defaults {
-            return Err(format!("{folder} has no 00-k3s-defaults.conf: the kubelet has not been started yet"));
+            return Err(format!("{folder} has no 00-k3s-defaults.conf: the kubelet has not been started yet").into());
         }
         Ok(Some(leaves))
     }

@@ -190,9 +190,14 @@ pub fn serving_ports(role: Role, data_dir: &str, config: Option<&NodeConfig>) ->
         .and_then(|s| s.value.parse::<u16>().ok())
         .filter(|port| (1..u16::MAX).contains(port))
         .unwrap_or(6443);
+    let flag = config.and_then(|c| c.components.get("kube-apiserver")?.get("secure-port"));
+    let secure = match flag.map(|flag| flag.possible.as_slice()) {
+        Some([values]) => values.last().and_then(|s| s.value.parse::<u16>().ok()),
+        _ => None,
+    };
     vec![
         (https, format!("{tls}/dynamic-cert.json")),
-        (https.saturating_add(1), format!("{tls}/serving-kube-apiserver.crt")),
+        (secure.unwrap_or(https.saturating_add(1)), format!("{tls}/serving-kube-apiserver.crt")),
         (2379, format!("{tls}/etcd/server-client.crt")),
         kubelet,
         (10257, format!("{tls}/kube-controller-manager/kube-controller-manager.crt")),

@@ -4,7 +4,7 @@ use picket_model::{Evidence, Observation, Status};
 use serde_json::Value;
 
 use crate::catalogue::{Control, IfAbsent, Modifier, Op, Source, texts};
-use crate::context::{Context, Forgotten};
+use crate::context::{Context, Forgotten, Unseen};
 use crate::judge_etcd;
 use crate::judge_files::{Unnamed, named, subject};
 use crate::node_config::Setting;
@@ -200,13 +200,10 @@ fn kubelet_found(ctx: Context<'_>, flag: Option<&str>, leaf: Option<&str>, optio
 
 fn from_dropins(ctx: Context<'_>, leaf: Option<&str>, option: Option<&str>) -> Found {
     let Some(leaf) = leaf else { return Found::Absent };
-    let dropins = match ctx.kubelet_dropins() {
-        Ok(dropins) => dropins,
-        Err(Forgotten(reason)) => return Found::Forgotten(reason),
-    };
-    let leaves = match ctx.kubelet_leaves(dropins) {
+    let leaves = match ctx.kubelet_leaves(ctx.kubelet_dropins().as_deref()) {
         Ok(leaves) => leaves.unwrap_or_default(),
-        Err(reason) => {
+        Err(Unseen::Forgotten(reason)) => return Found::Forgotten(reason),
+        Err(Unseen::Unknown(reason)) => {
             // An option of K3s decides alone where it is set: K3s writes the drop-in from it.
             return match option.map(|o| from_option(ctx, o)) {
                 Some(found @ Found::Values(_)) => found,
@@ -628,12 +625,14 @@ fn dropins(ctx: Context<'_>, control: &Control) -> Vec<Row> {
         Ok(dropins) => dropins,
         Err(Forgotten(reason)) => return vec![Row::forgotten(folder, reason)],
     };
-    if let Err(reason) = ctx.kubelet_leaves(dropins) {
-        return vec![Row::unknown(folder, reason)];
+    match ctx.kubelet_leaves(Ok(&dropins)) {
+        Ok(_) => {}
+        Err(Unseen::Forgotten(reason)) => return vec![Row::forgotten(folder, reason)],
+        Err(Unseen::Unknown(reason)) => return vec![Row::unknown(folder, reason)],
     }
     let fields = control.expected.list(Modifier::Fields);
     let mut rows = Vec::new();
-    for (path, dropin) in dropins {
+    for (path, dropin) in dropins.iter() {
         if path.ends_with("/00-k3s-defaults.conf") {
             continue;
         }
@@ -649,7 +648,7 @@ fn dropins(ctx: Context<'_>, control: &Control) -> Vec<Row> {
                     Row::new(path, Status::Fail, weaker.join("; "))
                 };
                 let detail = row.observed.clone();
-                rows.push(row.with(Evidence::at(path.clone(), detail)));
+                rows.push(row.with(Evidence::at(ctx.dropin_place(path), detail)));
             }
         }
     }

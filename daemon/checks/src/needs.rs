@@ -138,6 +138,8 @@ pub struct Needs {
     pub authorization_configs: Vec<String>,
     /// The configuration of embedded etcd.
     pub etcd_config: String,
+    /// Configurations of the kubelet.
+    pub kubelet_configs: Vec<String>,
     /// The folder of the kubelet's drop-ins.
     pub kubelet_dropins: String,
     /// `registries.yaml`, or what `private-registry` names.
@@ -215,11 +217,12 @@ impl Needs {
             encryption_state: format!("{server}/cred/encryption-state.json"),
             audit_policies: named("audit-policy-file"),
             audit_logs: audit_logs(configs, &server),
-            audit_log_printed: values(configs, "audit-log-path").any(|path| path == "-"),
+            audit_log_printed: values(configs, API_SERVER, "audit-log-path").any(|path| path == "-"),
             admission_configs: named("admission-control-config-file"),
             authentication_configs: named("authentication-config"),
             authorization_configs: named("authorization-config"),
             etcd_config: format!("{server}/db/etcd/config"),
+            kubelet_configs: absolute(values(configs, "kubelet", "config")),
             kubelet_dropins: format!("{agent}/etc/kubelet.conf.d"),
             registries: registries_file(configs),
             datastores: ["state.db", "state.db.migrated"].map(|name| format!("{server}/db/{name}")).into(),
@@ -237,8 +240,11 @@ fn in_data_dir(path: &str, data_dir: &str) -> String {
 
 /// Absolute paths a flag of the API server names in any of the configurations.
 fn named(configs: &[&NodeConfig], flag: &str) -> Vec<String> {
-    let mut paths: Vec<String> =
-        values(configs, flag).filter(|path| path.starts_with('/')).map(str::to_owned).collect();
+    absolute(values(configs, API_SERVER, flag))
+}
+
+fn absolute<'c>(paths: impl Iterator<Item = &'c str>) -> Vec<String> {
+    let mut paths: Vec<String> = paths.filter(|path| path.starts_with('/')).map(str::to_owned).collect();
     paths.sort();
     paths.dedup();
     paths
@@ -246,7 +252,7 @@ fn named(configs: &[&NodeConfig], flag: &str) -> Vec<String> {
 
 /// A server changes into its data dir, and from there a relative path leads.
 fn audit_logs(configs: &[&NodeConfig], server: &str) -> Vec<String> {
-    let mut paths: Vec<String> = values(configs, "audit-log-path")
+    let mut paths: Vec<String> = values(configs, API_SERVER, "audit-log-path")
         .filter(|path| !path.is_empty() && *path != "-")
         .map(|path| match path.strip_prefix("./").unwrap_or(path) {
             absolute if absolute.starts_with('/') => absolute.to_owned(),
@@ -258,10 +264,16 @@ fn audit_logs(configs: &[&NodeConfig], server: &str) -> Vec<String> {
     paths
 }
 
-fn values<'c>(configs: &'c [&NodeConfig], flag: &'c str) -> impl Iterator<Item = &'c str> {
+const API_SERVER: &str = "kube-apiserver";
+
+fn values<'c>(
+    configs: &'c [&NodeConfig],
+    component: &'c str,
+    flag: &'c str,
+) -> impl Iterator<Item = &'c str> + use<'c> {
     configs
         .iter()
-        .filter_map(move |c| c.components.get("kube-apiserver")?.get(flag))
+        .filter_map(move |c| c.components.get(component)?.get(flag))
         .flat_map(|f| f.possible.iter().flatten())
         .map(|s| s.value.as_str())
 }

@@ -106,6 +106,12 @@ pub struct Snapshot {
     pub etcd_config: Observation<serde_json::Value>,
     /// Drop-ins of the kubelet by path, in the order the kubelet walks them, as JSON.
     pub kubelet_dropins: BTreeMap<String, Observation<serde_json::Value>>,
+    /// Those of them that the next start of K3s will write, by the path they get: its own file, and copies.
+    pub kubelet_next: BTreeMap<String, Observation<serde_json::Value>>,
+    /// Where those copies come from, by the path they get.
+    pub kubelet_copied_from: BTreeMap<String, String>,
+    /// Configurations of the kubelet by path (what its flag `--config` names), as JSON.
+    pub kubelet_configs: BTreeMap<String, Observation<serde_json::Value>>,
     /// `registries.yaml`, or the file that [`Snapshot::registries_file`] names.
     pub registries: Observation<Registries>,
     /// Those of the files above that are read at start only, as the running process read them; belongs to
@@ -153,6 +159,9 @@ impl Snapshot {
             authorization_configs: BTreeMap::new(),
             etcd_config: nothing(),
             kubelet_dropins: BTreeMap::new(),
+            kubelet_next: BTreeMap::new(),
+            kubelet_copied_from: BTreeMap::new(),
+            kubelet_configs: BTreeMap::new(),
             registries: nothing(),
             read_at_start: Arc::default(),
             selinux_enforcing: nothing(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use picket_model::Role;
 use serde::{Deserialize, Serialize};
 
+use crate::kubelet_config::KubeletFolder;
 use crate::version::K3sVersion;
 
 /// What stands in place of a secret value. The value itself is dropped as soon as it has been read.
@@ -164,7 +165,9 @@ impl Trap {
 impl Problem {
     /// Whether this says that something could not be read, rather than that K3s would refuse it.
     pub fn is_blindness(&self) -> bool {
-        self.detail.contains("cannot be read: ") || self.detail.contains("cannot be listed: ")
+        ["cannot be read: ", "cannot be listed: ", "cannot be looked through: "]
+            .iter()
+            .any(|words| self.detail.contains(words))
     }
 }
 
@@ -183,6 +186,14 @@ pub struct Warning {
     pub detail: String,
 }
 
+impl Warning {
+    /// What could not be read, if this says so.
+    pub fn unread(&self) -> Option<Problem> {
+        let said = Problem { path: self.path.clone(), line: self.line, detail: self.detail.clone() };
+        Some(said).filter(|said| self.trap == Trap::UnitNotUnderstood && said.is_blindness())
+    }
+}
+
 /// The configuration K3s will start with, as far as the files tell.
 ///
 /// Serialises as `picketd config -o json`. Holds no secret.
@@ -198,14 +209,17 @@ pub struct EffectiveConfig {
     pub components: BTreeMap<String, Flags>,
     /// The kubelet's configuration from `kubelet.conf.d` (K3s 1.32 and later); none without the folder or with nothing in it.
     pub kubelet_config: Option<serde_json::Value>,
-    /// The same after the next start.
+    /// What the next start does to that folder.
     #[serde(skip)]
-    pub(crate) kubelet_next: Option<serde_json::Value>,
+    pub(crate) kubelet_folder: Option<KubeletFolder>,
     /// Embedded etcd's configuration as written at the last start; none without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub etcd_config: Option<serde_json::Value>,
-    /// What K3s would refuse.
+    /// What K3s would refuse, and what could not be read.
     pub problems: Vec<Problem>,
+    /// What could not be read and may decide: options and flags may be others than are said here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<Problem>,
     /// What it would take, with an effect nobody meant.
     pub warnings: Vec<Warning>,
     /// The unit the command line was taken from, if there is one.

@@ -1,9 +1,9 @@
 //! The kubelet's configuration from `kubelet.conf.d`: files merged in walk order as JSON merge patches.
 
 use picket_model::name;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::components::KubeletArgs;
+use crate::components::{KubeletArgs, UserArg};
 use crate::effective::{Problem, REDACTED};
 use crate::files::{EntryKind, NodeFiles};
 use crate::merge::FILE_LIMIT;
@@ -60,6 +60,20 @@ impl KubeletConfig {
         !source.starts_with(&self.path)
     }
 
+    /// What the next start does to the folder.
+    pub(crate) fn at_next_start(&self, args: &KubeletArgs, own: &OwnFile<'_>) -> KubeletFolder {
+        let copied = |named: &Option<(UserArg, String)>| {
+            let source = named.as_ref().map(|(_, source)| source).filter(|source| self.copies(source))?;
+            Some(if source.len() > 1 { source.trim_end_matches('/') } else { source }.to_owned())
+        };
+        KubeletFolder {
+            path: self.path.clone(),
+            copied_file: copied(&args.config),
+            copied_folder: copied(&args.config_dir),
+            own: own.patch(),
+        }
+    }
+
     /// Whether `file` is the copy of that name, or in it.
     pub(crate) fn is_copy(&self, file: &str, copy: &str) -> bool {
         file.strip_prefix(&self.path)
@@ -68,49 +82,103 @@ impl KubeletConfig {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The folder after the next start: K3s writes its own file anew, from an option of its own, and copies what
-    /// `kubelet-arg` names. What was copied before stays, unless it is copied over.
-    pub(crate) fn at_next_start(&self, files: &dyn NodeFiles, protect: bool, args: &KubeletArgs) -> Self {
-        let mut next = self.clone();
-        let own = format!("{}/{OWN_FILE}", self.path);
-        if let Some((_, Value::Object(map))) = next.parts.iter_mut().find(|(path, _)| *path == own) {
-            map.remove("protectKernelDefaults");
-            if protect {
-                map.insert("protectKernelDefaults".to_owned(), true.into());
-            }
-        }
-        if let Some((_, source)) = &args.config
-            && self.copies(source)
-            && let Ok(Some(value)) = yaml_file(files, source)
-        {
-            next.put(format!("{}/{COPIED_FILE}", self.path), value);
-        }
-        if let Some((_, source)) = &args.config_dir
-            && self.copies(source)
-        {
-            let source = source.trim_end_matches('/');
-            for (path, value) in read(files, source).parts {
-                let rest = path.strip_prefix(source).unwrap_or_default();
-                next.put(format!("{}/{COPIED_FOLDER}{rest}", self.path), value);
-            }
-        }
-        next
-    }
-
     /// The last file wins, so what is not looked at may decide.
     fn limit(&mut self, folder: &str, what: &str) {
         let detail = format!("cannot be looked through: {what}; the kubelet's files are not known");
         self.problems.push(Problem { path: Some(folder.to_owned()), line: None, detail });
     }
+}
 
-    fn put(&mut self, path: String, value: Value) {
-        self.parts.retain(|(other, _)| *other != path);
-        self.parts.push((path, value));
-        // Folder by folder, as the kubelet walks them.
-        self.parts.sort_by_cached_key(|(path, _)| {
-            let path = name::bytes(path.as_bytes());
-            path.split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect::<Vec<_>>()
-        });
+/// What K3s' own file follows from.
+#[derive(Debug)]
+pub(crate) struct OwnFile<'a> {
+    pub(crate) data_dir: &'a str,
+    /// `protect-kernel-defaults`.
+    pub(crate) protect: bool,
+    /// Pods may set the kernel parameters ServiceLB needs.
+    pub(crate) service_lb: bool,
+}
+
+impl OwnFile<'_> {
+    /// The settings that are judged, as K3s writes them; null for those it never writes. Others differ with the host
+    /// and the version of the kubelet.
+    fn patch(&self) -> Value {
+        let agent = format!("{}/agent", self.data_dir);
+        json!({
+            "authentication": {
+                "anonymous": {"enabled": false},
+                "webhook": {"enabled": true},
+                "x509": {"clientCAFile": format!("{agent}/client-ca.crt")},
+            },
+            "authorization": {"mode": "Webhook"},
+            "tlsCertFile": format!("{agent}/serving-kubelet.crt"),
+            "tlsPrivateKeyFile": format!("{agent}/serving-kubelet.key"),
+            "staticPodPath": format!("{agent}/pod-manifests"),
+            "streamingConnectionIdleTimeout": "4h0m0s",
+            "protectKernelDefaults": self.protect.then_some(true),
+            "allowedUnsafeSysctls":
+                self.service_lb.then_some(["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"]),
+            "readOnlyPort": null,
+            "tlsMinVersion": null,
+            "tlsCipherSuites": null,
+            "makeIPTablesUtilChains": null,
+            "podPidsLimit": null,
+            "eventRecordQPS": null,
+            "rotateCertificates": null,
+            "serverTLSBootstrap": null,
+            "seccompDefault": null,
+            "featureGates": null,
+            "staticPodURL": null,
+            "staticPodURLHeader": null,
+        })
+    }
+}
+
+/// What K3s does to the folder of the kubelet's drop-ins at its next start, from 1.32 on: it writes its own file anew,
+/// and copies what `kubelet-arg` names. Nothing is ever taken away.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KubeletFolder {
+    /// The folder.
+    pub path: String,
+    /// The file that is copied.
+    pub copied_file: Option<String>,
+    /// The folder that is copied, without a slash at its end.
+    pub copied_folder: Option<String>,
+    own: Value,
+}
+
+impl KubeletFolder {
+    /// K3s' own file.
+    pub fn own_file(&self) -> String {
+        format!("{}/{OWN_FILE}", self.path)
+    }
+
+    /// Where the file goes.
+    pub fn copy_of_file(&self) -> String {
+        format!("{}/{COPIED_FILE}", self.path)
+    }
+
+    /// Where the folder goes.
+    pub fn copy_of_folder(&self) -> String {
+        format!("{}/{COPIED_FOLDER}", self.path)
+    }
+
+    /// K3s' own file as it will be written: `now` without what somebody else made of it.
+    #[must_use]
+    pub fn own_file_anew(&self, now: &Value) -> Value {
+        merge_patch(now.clone(), self.own.clone())
+    }
+
+    /// Whether somebody changed K3s' own file after K3s had written it. `same_options`: the options are still those it
+    /// was written from; two of its settings follow them.
+    pub fn own_file_is_changed(&self, now: &Value, same_options: bool) -> bool {
+        let mut own = self.own.clone();
+        if let Value::Object(own) = &mut own
+            && !same_options
+        {
+            own.retain(|key, _| !matches!(key.as_str(), "protectKernelDefaults" | "allowedUnsafeSysctls"));
+        }
+        merge_patch(now.clone(), own) != *now
     }
 }
 

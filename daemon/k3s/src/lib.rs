@@ -26,7 +26,7 @@ pub use effective::{
 };
 pub use files::{DirEntry, EntryKind, MemoryFiles, NodeFiles, Unreadable};
 pub use journal::{running_flags, started_version};
-pub use kubelet_config::without_secrets;
+pub use kubelet_config::{KubeletFolder, without_secrets};
 pub use options::OLD_NAMES;
 pub use resolve::effective;
 pub use version::{K3sVersion, NotAVersion};

@@ -6,8 +6,9 @@ use picket_model::Role;
 
 use crate::argv::{self, Given, Parsed};
 use crate::components::{self, Inputs};
-use crate::effective::{AcrossVersions, EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem, Trap, Warning};
+use crate::effective::{EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Problem, Trap, Warning};
 use crate::files::NodeFiles;
+use crate::kubelet_config::{KubeletFolder, OwnFile};
 use crate::merge::{self, Merged};
 use crate::options::Known;
 use crate::unit::{self, Start};
@@ -33,7 +34,7 @@ const STEPS: [K3sVersion; 10] = [
 
 /// The configuration K3s will start with on this node, as far as its files tell.
 pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
-    let unit::Found { start, looked: mut sources, blind: mut warnings } = unit::find(files, ask.role);
+    let unit::Found { start, looked: mut sources, blind: mut warnings } = unit::find(files, ask.role, ask.host);
     let mut problems: Vec<Problem> = Vec::new();
     let main = argv::config_path(start.as_ref(), &mut warnings);
     let past_wrapper = argv::past_wrapper(start.as_ref());
@@ -99,10 +100,13 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
     problems.append(&mut parsed.problems);
     warnings.append(&mut parsed.warnings);
     problems.extend(kubelet.problems.iter().filter(|_| !no_kubelet).cloned());
-    let kubelet_next = match role {
-        Some(_) if !no_kubelet && files_understood => {
-            let protect = last(&parsed.given, "protect-kernel-defaults").and_then(argv::go_bool).unwrap_or(false);
-            kubelet.at_next_start(files, protect, &kubelet_args).merged()
+    let kubelet_folder = match role {
+        Some(role) if !no_kubelet && files_understood && variants.iter().any(|(v, _)| v.at_least(32, 0)) => {
+            let on = |name| last(&parsed.given, name).and_then(argv::go_bool).unwrap_or(false);
+            let off = |g: &Given| g.known && g.name == "disable" && g.value.split(',').any(|v| v.trim() == "servicelb");
+            let service_lb = role == Role::Agent || !parsed.given.iter().any(off);
+            let own = OwnFile { data_dir: &data_dir, protect: on("protect-kernel-defaults"), service_lb };
+            Some(kubelet.at_next_start(&kubelet_args, &own))
         }
         _ => None,
     };
@@ -114,6 +118,12 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         let (variable, path) = start.environment.get(CERTIFICATE_DAYS)?;
         Some((variable.value.clone(), path.clone(), variable.line)).filter(|(value, ..)| !value.is_empty())
     });
+    let mut unread: Vec<Problem> = problems.iter().filter(|p| p.is_blindness()).cloned().collect();
+    unread.extend(warnings.iter().filter_map(Warning::unread));
+    if role == Some(Role::Server) {
+        unread.extend(components::unseen_datastore(files, &data_dir, &parsed.given));
+    }
+    unread.truncate(LISTED);
     bound(&mut problems, &mut warnings);
     sources.sort();
     sources.dedup();
@@ -124,9 +134,10 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         options: options(parsed.given),
         components: common(&variants),
         kubelet_config: kubelet.merged().filter(|_| !no_kubelet),
-        kubelet_next,
+        kubelet_folder,
         etcd_config,
         problems,
+        unread,
         warnings,
         program: start.as_ref().and_then(|s| s.words.first()).map(|(word, _)| word.text.clone()),
         unit_files: start.iter().flat_map(|s| std::iter::once(&s.path).chain(&s.drop_ins)).cloned().collect(),
@@ -286,30 +297,15 @@ impl EffectiveConfig {
         self.components.get(component).and_then(|flags| flags.get(name)).cloned().unwrap_or_default()
     }
 
-    /// Values of a component's flag in every version that is possible on this node.
-    pub fn flag_across(&self, component: &str, name: &str) -> AcrossVersions {
-        let mut runs: Vec<(K3sVersion, Vec<FlagValue>)> = Vec::new();
-        for (version, components) in &self.variants {
-            let values = components.get(component).and_then(|f| f.get(name)).cloned().unwrap_or_default();
-            if runs.last().is_none_or(|(_, before)| *before != values) {
-                runs.push((*version, values));
-            }
-        }
-        if runs.len() > 1 {
-            return AcrossVersions::Differs(runs);
-        }
-        AcrossVersions::Same(runs.pop().map(|(_, values)| values).unwrap_or_default())
-    }
-
     /// Versions that are possible here: one where it is known, none where nothing can be said of components.
     pub fn possible_versions(&self) -> Vec<K3sVersion> {
         self.variants.iter().map(|(v, _)| *v).collect()
     }
 
-    /// The kubelet's files as they will be after the next start, when K3s has written its own anew from the present
-    /// options; none without a folder of a kubelet. [`Self::kubelet_config`] is what lies there now.
-    pub const fn kubelet_config_at_next_start(&self) -> Option<&serde_json::Value> {
-        self.kubelet_next.as_ref()
+    /// What the next start does to the folder of the kubelet's drop-ins; none without one.
+    /// [`Self::kubelet_config`] is what lies there now.
+    pub const fn kubelet_folder(&self) -> Option<&KubeletFolder> {
+        self.kubelet_folder.as_ref()
     }
 
     /// Whether the configuration files could be read and merged. If not, only command line and environment are known.

@@ -2,25 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use crate::argv::Given;
-use crate::components::{KubeletArgs, cut};
+use crate::argv::{Given, go_bool};
+use crate::components::{KubeletArgs, Mode, cut};
 use crate::effective::{Flags, Layer, REDACTED, Trap, Warning};
 use crate::kubelet_config::{COPIED_FILE, COPIED_FOLDER, KubeletConfig};
+use crate::options::OLD_NAMES;
 use crate::version::K3sVersion;
 
 /// Flags of the API server K3s itself looks at.
 pub(crate) const LOOKED_AT: [&str; 4] =
     ["tls-cipher-suites", "tls-min-version", "authorization-config", "authentication-config"];
 
-/// K3s defaults whose loss weakens a node.
-const GUARDS: [(&str, &str); 7] = [
-    ("kube-apiserver-arg", "enable-admission-plugins"),
-    ("kube-apiserver-arg", "authorization-mode"),
-    ("kube-apiserver-arg", "anonymous-auth"),
-    ("kube-apiserver-arg", "profiling"),
-    ("kube-controller-manager-arg", "profiling"),
-    ("kube-controller-manager-arg", "use-service-account-credentials"),
-    ("kube-scheduler-arg", "profiling"),
+/// K3s' own value of a flag.
+#[derive(Clone, Copy)]
+enum Own {
+    Bool(bool),
+    /// Elements of a list.
+    Elements(&'static [&'static str]),
+}
+
+/// K3s defaults whose loss weakens a node, or takes something from it.
+const GUARDS: [(&str, &str, Own); 9] = [
+    ("kube-apiserver-arg", "enable-admission-plugins", Own::Elements(&["NodeRestriction"])),
+    ("kube-apiserver-arg", "authorization-mode", Own::Elements(&["Node", "RBAC"])),
+    ("kube-apiserver-arg", "anonymous-auth", Own::Bool(false)),
+    ("kube-apiserver-arg", "profiling", Own::Bool(false)),
+    ("kube-apiserver-arg", "requestheader-allowed-names", Own::Elements(&["system:auth-proxy"])),
+    ("kube-controller-manager-arg", "profiling", Own::Bool(false)),
+    ("kube-controller-manager-arg", "use-service-account-credentials", Own::Bool(true)),
+    ("kube-controller-manager-arg", "controllers", Own::Elements(&["*", "tokencleaner"])),
+    ("kube-scheduler-arg", "profiling", Own::Bool(false)),
 ];
 
 pub(crate) fn judge(
@@ -61,20 +72,27 @@ pub(crate) fn judge(
             );
         }
     }
-    for (option, flag) in GUARDS {
-        let mut items = given.iter().filter(|g| g.known && g.name == option).filter(|g| cut(&g.value).0 == flag);
-        let Some(first) = items.next() else { continue };
-        let (_, mode, value) = cut(&first.value);
-        let dropped = mode == crate::components::Mode::Replace
-            && (flag != "enable-admission-plugins"
-                || !std::iter::once(first)
-                    .chain(items)
-                    .any(|g| cut(&g.value).2.is_some_and(|v| v.split(',').any(|p| p.trim() == "NodeRestriction"))));
-        let modes = || value.into_iter().flat_map(|v| v.split(','));
-        let harmless = matches!((flag, value), ("profiling" | "anonymous-auth", Some("false")))
-            || matches!((flag, value), ("use-service-account-credentials", Some("true") | None))
-            || (flag == "authorization-mode" && ["Node", "RBAC"].iter().all(|own| modes().any(|m| m == *own)));
-        if dropped && !harmless {
+    for (option, flag, own) in GUARDS {
+        let is_option =
+            |name: &str| name == option || OLD_NAMES.iter().any(|(old, new)| *new == option && *old == name);
+        let items: Vec<&Given> =
+            given.iter().filter(|g| g.known && is_option(&g.name) && cut(&g.value).0 == flag).collect();
+        let Some(first) = items.first() else { continue };
+        if cut(&first.value).1 != Mode::Replace {
+            continue;
+        }
+        let values = || items.iter().filter_map(|g| cut(&g.value).2);
+        let harmless = match own {
+            Own::Bool(wanted) => {
+                let last = items.last().map_or("true", |g| cut(&g.value).2.unwrap_or("true"));
+                go_bool(last) == Some(wanted)
+            }
+            // A list adds up over its occurrences.
+            Own::Elements(own) => {
+                own.iter().all(|own| values().flat_map(|v| v.split(',')).any(|element| element.trim() == *own))
+            }
+        };
+        if !harmless {
             let detail = format!("`{flag}` given without `+=` drops K3s' own value of it");
             warn(Trap::DefaultDropped, first, detail);
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use picket_model::{Role, name};
 
+use crate::HostFacts;
 use crate::effective::{Problem, Trap, Warning};
 use crate::envfile::{self, Variable};
 use crate::files::{EntryKind, NodeFiles, Unreadable};
@@ -73,8 +74,23 @@ pub(crate) struct Found {
     pub(crate) blind: Vec<Warning>,
 }
 
+/// A unit's name, and the name of its host where that is known: what specifiers stand for.
+#[derive(Clone, Copy)]
+struct Unit<'a> {
+    name: &'a str,
+    hostname: Option<&'a str>,
+}
+
+/// The host's name by its file.
+fn hostname(files: &dyn NodeFiles) -> Option<String> {
+    let bytes = files.read("/etc/hostname", 4096).ok()??;
+    let text = String::from_utf8(bytes).ok()?;
+    text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned)
+}
+
 /// Finds how K3s is started on this node; with a role only units of that role count.
-pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>) -> Found {
+pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>, host: Option<&HostFacts>) -> Found {
+    let hostname = host.and_then(|host| host.hostname.clone()).or_else(|| hostname(files));
     let mut out = Found { looked: UNIT_DIRS.iter().map(|d| (*d).to_owned()).collect(), ..Found::default() };
     out.looked.push("/etc/init.d".to_owned());
     for dir in UNIT_DIRS {
@@ -92,9 +108,9 @@ pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>) -> Found {
     }
     let mut found: Vec<(bool, u8, Start)> = Vec::new();
     for name in unit_names(files) {
-        let Some(mut start) = read_unit(files, &name) else { continue };
+        let Some(mut start) = read_unit(files, &name, hostname.as_deref()) else { continue };
         let Some((unit_role, _)) = start.role() else {
-            let plain = matches!(name.as_str(), "k3s.service" | "k3s-agent.service");
+            let plain = matches!(name.as_str(), "k3s.service" | "k3s-agent.service") || wrapper::may_start_k3s(&start);
             if plain && start.warnings.is_empty() {
                 start.warn_whole("its ExecStart= names neither server nor agent: the command line is not known");
             }
@@ -179,7 +195,7 @@ struct Setting {
     line: u32,
 }
 
-fn read_unit(files: &dyn NodeFiles, name: &str) -> Option<Start> {
+fn read_unit(files: &dyn NodeFiles, name: &str, hostname: Option<&str>) -> Option<Start> {
     let mut start = Start::default();
     let mut settings = Vec::new();
     let mut base = None;
@@ -218,7 +234,7 @@ fn read_unit(files: &dyn NodeFiles, name: &str) -> Option<Start> {
         start.sources.push(drop_in.clone());
         start.drop_ins.push(drop_in);
     }
-    apply(files, name, settings, &mut start);
+    apply(files, Unit { name, hostname }, settings, &mut start);
     Some(start)
 }
 
@@ -315,11 +331,12 @@ fn finish_line(logical: Chars, path: &str, section: &mut String, settings: &mut 
     settings.push(Setting { key: key.trim().to_owned(), value: rest, path: path.to_owned(), line });
 }
 
-fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut Start) {
+fn apply(files: &dyn NodeFiles, unit: Unit<'_>, settings: Vec<Setting>, start: &mut Start) {
     let is_blank = |s: &Setting| s.value.iter().all(|(c, _)| c.is_whitespace());
     let mut commands: Vec<Setting> = Vec::new();
     let mut assignments: Vec<Setting> = Vec::new();
     let mut env_files: Vec<Setting> = Vec::new();
+    let mut unset: Vec<Setting> = Vec::new();
     let mut oneshot = false;
     for setting in settings {
         let list = match setting.key.as_str() {
@@ -330,6 +347,7 @@ fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut 
             "ExecStart" => &mut commands,
             "Environment" => &mut assignments,
             "EnvironmentFile" => &mut env_files,
+            "UnsetEnvironment" => &mut unset,
             _ => continue,
         };
         // An empty assignment throws away what was gathered.
@@ -345,7 +363,7 @@ fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut 
             start.warn(&setting.path, Some(setting.line), "Environment= with a quote or escape systemd refuses");
         }
         for word in words {
-            let text = specifiers(&word.text, name);
+            let text = specifiers(&word.text, unit);
             if let Some((key, value)) = text.split_once('=') {
                 let variable = Variable { name: key.to_owned(), value: value.to_owned(), line: word.line };
                 start.environment.insert(key.to_owned(), (variable, setting.path.clone()));
@@ -354,7 +372,7 @@ fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut 
     }
     for setting in env_files {
         let text: String = setting.value.iter().map(|(c, _)| *c).collect();
-        let text = specifiers(text.trim(), name);
+        let text = specifiers(text.trim(), unit);
         let (optional, path) = text.strip_prefix('-').map_or((false, text.as_str()), |p| (true, p));
         let path = path.trim_matches(['"', '\'']).to_owned();
         if path.contains(['*', '?', '[']) {
@@ -364,6 +382,16 @@ fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut 
         start.sources.push(path.clone());
         start.environment_files.push(path.clone());
         read_env_file(files, &path, optional, &setting, start);
+    }
+    for setting in unset {
+        for word in split_systemd(&setting.value).0 {
+            let text = specifiers(&word.text, unit);
+            // With a value it counts only for a variable of that value.
+            let (key, value) = text.split_once('=').map_or((text.as_str(), None), |(key, value)| (key, Some(value)));
+            if start.environment.get(key).is_some_and(|(v, _)| value.is_none_or(|value| v.value == value)) {
+                start.environment.remove(key);
+            }
+        }
     }
     let mut commands = commands.into_iter();
     let Some(command) = commands.next() else { return };
@@ -383,7 +411,8 @@ fn apply(files: &dyn NodeFiles, name: &str, settings: Vec<Setting>, start: &mut 
             detail: "ExecStart= with an open quote or an escape systemd refuses: the unit does not start".to_owned(),
         });
     }
-    start.words = expand(words, name, start).into_iter().map(|w| (w, command.path.clone())).collect();
+    start.words = expand(words, unit, start).into_iter().map(|w| (w, command.path.clone())).collect();
+    wrapper::take_off(start);
 }
 
 fn read_env_file(files: &dyn NodeFiles, path: &str, optional: bool, setting: &Setting, start: &mut Start) {
@@ -414,19 +443,19 @@ fn read_env_file(files: &dyn NodeFiles, path: &str, optional: bool, setting: &Se
 }
 
 /// Command prefixes, specifiers and variables.
-fn expand(words: Vec<Word>, name: &str, start: &Start) -> Vec<Word> {
+fn expand(words: Vec<Word>, unit: Unit<'_>, start: &Start) -> Vec<Word> {
     let mut out: Vec<Word> = Vec::new();
     let mut words = words.into_iter();
     let Some(mut program) = words.next() else { return out };
     let prefixes: String = program.text.chars().take_while(|c| "-@:+!|".contains(*c)).collect();
-    program.text = specifiers(program.text.get(prefixes.len()..).unwrap_or_default(), name);
+    program.text = specifiers(program.text.get(prefixes.len()..).unwrap_or_default(), unit);
     out.push(program);
     if prefixes.contains('@') {
         // The second word is what the program is called, not an argument.
         words.next();
     }
     for word in words {
-        let text = specifiers(&word.text, name);
+        let text = specifiers(&word.text, unit);
         if text == ";" {
             break;
         }
@@ -470,8 +499,8 @@ fn braces<'a>(text: &str, lookup: impl Fn(&str) -> &'a str) -> String {
 }
 
 /// The specifiers install scripts use.
-fn specifiers(text: &str, unit: &str) -> String {
-    let stem = unit.rsplit_once('.').map_or(unit, |(s, _)| s);
+fn specifiers(text: &str, unit: Unit<'_>) -> String {
+    let stem = unit.name.rsplit_once('.').map_or(unit.name, |(s, _)| s);
     let mut out = String::new();
     let mut letters = text.chars();
     while let Some(c) = letters.next() {
@@ -482,8 +511,20 @@ fn specifiers(text: &str, unit: &str) -> String {
         match letters.next() {
             Some('%') => out.push('%'),
             Some('N' | 'p' | 'P') => out.push_str(stem),
-            Some('n') => out.push_str(unit),
+            Some('n') => out.push_str(unit.name),
             Some('i' | 'I') => {}
+            Some('E') => out.push_str("/etc"),
+            Some('S') => out.push_str("/var/lib"),
+            Some('C') => out.push_str("/var/cache"),
+            Some('L') => out.push_str("/var/log"),
+            Some('t') => out.push_str("/run"),
+            Some('T') => out.push_str("/tmp"),
+            Some('V') => out.push_str("/var/tmp"),
+            Some(letter @ ('H' | 'l')) if unit.hostname.is_some() => {
+                let whole = unit.hostname.unwrap_or_default();
+                let short = whole.split_once('.').map_or(whole, |(short, _)| short);
+                out.push_str(if letter == 'l' { short } else { whole });
+            }
             Some(other) => {
                 out.push('%');
                 out.push(other);
@@ -536,6 +577,7 @@ fn read_openrc(files: &dyn NodeFiles, name: &str) -> Result<Option<Start>, Unrea
             }),
         }
     }
+    wrapper::take_off(&mut start);
     Ok(Some(start))
 }
 
@@ -578,6 +620,8 @@ fn openrc_value(text: &str, name: &str) -> Option<Chars> {
     }
     None
 }
+
+mod wrapper;
 
 #[cfg(test)]
 mod tests;

@@ -323,18 +323,31 @@ fn the_kubelets_folder_is_merged_in_walk_order() {
 }
 
 #[test]
-fn the_kubelets_files_after_the_next_start() {
+fn k3s_writes_its_own_file_of_the_kubelet_anew_at_each_start() {
     let folder = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
-    let files = MemoryFiles::new()
-        .file(MAIN, "protect-kernel-defaults: true\nkubelet-arg: [config=/k.yaml]\n")
-        .file("/k.yaml", "podPidsLimit: 5\n")
-        .file(&format!("{folder}/00-k3s-defaults.conf"), "failSwapOn: false\n");
-    let config = effective(&files, &Ask { role: Some(Role::Agent), ..Ask::default() });
-    assert_eq!(config.kubelet_config, Some(serde_json::json!({"failSwapOn": false})));
-    assert_eq!(
-        config.kubelet_config_at_next_start(),
-        Some(&serde_json::json!({"failSwapOn": false, "podPidsLimit": 5, "protectKernelDefaults": true}))
+    let written = include_str!(
+        "data/nodes/agent/root/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf"
     );
+    let config = effective(
+        &MemoryFiles::new()
+            .file(MAIN, "protect-kernel-defaults: true\n")
+            .file(&format!("{folder}/00-k3s-defaults.conf"), written),
+        &Ask { role: Some(Role::Agent), ..Ask::default() },
+    );
+    let folder = config.kubelet_folder().unwrap();
+    let own = config.kubelet_config.clone().unwrap();
+    assert_eq!(folder.own_file_anew(&own), own, "K3s wrote this");
+    assert!(!folder.own_file_is_changed(&own, true));
+    let mut edited = own.clone();
+    edited["authentication"]["anonymous"]["enabled"] = true.into();
+    edited["podPidsLimit"] = 5.into();
+    assert!(folder.own_file_is_changed(&edited, false));
+    assert_eq!(folder.own_file_anew(&edited), own);
+    // Written from other options than those of now.
+    let mut before = own;
+    before.as_object_mut().unwrap().remove("protectKernelDefaults");
+    assert!(!folder.own_file_is_changed(&before, false));
+    assert!(folder.own_file_is_changed(&before, true));
 }
 
 #[test]
@@ -498,30 +511,57 @@ fn values_k3s_looks_at_itself() {
 #[test]
 fn copies_the_kubelets_folder_will_hold() {
     let folder = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
-    let base = MemoryFiles::new()
-        .file("/k.yaml", "podPidsLimit: 5\n")
-        .file("/k.d/a.conf", "podPidsLimit: 6\n")
-        .file("/k.d/deep/b.conf", "maxPods: 7\n")
-        .file("/k.d/c.yaml", "maxPods: 8\n")
-        .file(&format!("{folder}/00-k3s-defaults.conf"), "failSwapOn: false\n");
+    let base = MemoryFiles::new().file("/k.yaml", "").file("/k.d/a.conf", "").dir(folder);
     let next = |files: &MemoryFiles, args: &str| {
         let files = files.clone().file(MAIN, format!("kubelet-arg: {args}\n"));
         let config = effective(&files, &Ask { role: Some(Role::Agent), ..Ask::default() });
-        (config.kubelet_config_at_next_start().cloned().unwrap(), traps(&config))
+        let next = config.kubelet_folder().unwrap();
+        ([next.copied_file.clone(), next.copied_folder.clone()], traps(&config))
     };
-    let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-    assert_eq!(next(&base, "[config, /k.yaml]").0, json(r#"{"failSwapOn": false, "podPidsLimit": 5}"#));
-    assert_eq!(
-        next(&base, "[config=/k.yaml, config-dir=/k.d]").0,
-        json(r#"{"failSwapOn": false, "podPidsLimit": 6, "maxPods": 7}"#)
-    );
+    let names = |names: [&str; 2]| names.map(|name| Some(name.to_owned()).filter(|name| !name.is_empty()));
+    assert_eq!(next(&base, "[config, /k.yaml]").0, names(["/k.yaml", ""]));
+    assert_eq!(next(&base, "[config=/k.yaml, config-dir=/k.d/]").0, names(["/k.yaml", "/k.d"]));
     // Copies outlive their argument; what lies in the folder already is not copied.
     let copied = base.file(&format!("{folder}/10-cli-config.conf"), "podPidsLimit: 9\n");
-    assert_eq!(
-        next(&copied, "[]"),
-        (json(r#"{"failSwapOn": false, "podPidsLimit": 9}"#), vec![(Trap::StaleKubeletCopy, None)])
-    );
-    assert_eq!(next(&copied, "[config=/k.yaml]"), (json(r#"{"failSwapOn": false, "podPidsLimit": 5}"#), vec![]));
+    assert_eq!(next(&copied, "[]"), (names(["", ""]), vec![(Trap::StaleKubeletCopy, None)]));
+    assert_eq!(next(&copied, "[config=/k.yaml]"), (names(["/k.yaml", ""]), vec![]));
     let own = format!("[config={folder}/00-k3s-defaults.conf]");
-    assert_eq!(next(&copied, &own).1, [(Trap::StaleKubeletCopy, None)]);
+    assert_eq!(next(&copied, &own), (names(["", ""]), vec![(Trap::StaleKubeletCopy, None)]));
+    let old = Ask { role: Some(Role::Agent), version: Some(K3sVersion::new(1, 31, 9)), ..Ask::default() };
+    assert_eq!(effective(&copied, &old).kubelet_folder(), None, "1.31 has no such folder");
+}
+
+#[test]
+fn which_datastore_is_not_known_where_its_folder_cannot_be_listed() {
+    let etcd = "/var/lib/rancher/k3s/server/db/etcd";
+    let unread = |text: &str, blind: bool| {
+        let files = MemoryFiles::new().file(MAIN, text);
+        let member = format!("{etcd}/member");
+        let files = if blind { files.unreadable(&member, "permission denied") } else { files.dir(&member) };
+        let ask = Ask { role: Some(Role::Server), ..Ask::default() };
+        effective(&files, &ask).unread.into_iter().filter_map(|p| p.path).collect::<Vec<_>>()
+    };
+    assert_eq!(unread("debug: true\n", true), [format!("{etcd}/member")]);
+    assert_eq!(unread("debug: true\n", false), [""; 0]);
+    assert_eq!(unread("cluster-init: true\n", true), [""; 0], "the option decides");
+}
+
+#[test]
+fn a_default_is_dropped_only_where_its_value_is_lost() {
+    let dropped = |option: &str, items: &str| {
+        let config = server(&format!("{option}: [{items}]\n"));
+        traps(&config).iter().any(|(trap, _)| *trap == Trap::DefaultDropped)
+    };
+    let (api, kcm) = ("kube-apiserver-arg", "kube-controller-manager-arg");
+    for value in ["f", "F", "0", "false", "False"] {
+        assert!(!dropped(api, &format!("anonymous-auth={value}")), "{value}");
+        assert!(dropped(kcm, &format!("use-service-account-credentials={value}")), "{value}");
+    }
+    assert!(dropped(api, "anonymous-auth") && dropped(api, "anonymous-auth=t"));
+    assert!(!dropped(kcm, "use-service-account-credentials") && !dropped(kcm, "use-service-account-credentials=1"));
+    assert!(dropped(kcm, "controllers=*") && dropped("kube-controller-arg", "controllers=*"));
+    assert!(!dropped(kcm, "\"controllers=*,tokencleaner,-x\"") && !dropped(kcm, "controllers+=-x"));
+    assert!(dropped(api, "requestheader-allowed-names="));
+    assert!(!dropped(api, "requestheader-allowed-names=system:auth-proxy"));
+    assert!(dropped(api, "authorization-mode=RBAC") && !dropped(api, "authorization-mode=Node, authorization-mode=RBAC"));
 }

@@ -121,7 +121,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
         Form::Table => table(&certificates, Style::of_stdout(), out),
     }
     .map_err(Failure::output)?;
-    Ok(Outcome::Clean)
+    match certificates.unreadable.first() {
+        Some(first) if certificates.certificates.is_empty() => {
+            let reason = format!("{}: {}", printable(&first.file), printable(&first.reason));
+            Err(Failure::failed("no certificate could be read (run as root)", reason))
+        }
+        _ => Ok(Outcome::Clean),
+    }
 }
 
 /// The ports of a live node whose K3s runs, and the file each should serve.

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use picket_model::Role;
+use serde_json::Value;
 
 use super::{Node, RoleAsked};
 use crate::cli::{Failure, Outcome};
@@ -61,8 +62,10 @@ fn print(configuration: &Configuration, style: Style, out: &mut dyn Write) -> io
         }
         table::print(&options, out)?;
     }
+    // What was not read may set any of them.
+    let doubt = if configuration.unread.is_empty() { "" } else { " (as far as could be read; see below)" };
     for (component, flags) in &configuration.components {
-        writeln!(out, "\n{component}")?;
+        writeln!(out, "\n{component}{doubt}")?;
         let mut rows = table::table(style, &["FLAG", "VALUE", "LAYER", "WHERE"]);
         for (name, values) in flags {
             for v in values {
@@ -72,17 +75,53 @@ fn print(configuration: &Configuration, style: Style, out: &mut dyn Write) -> io
         }
         table::print(&rows, out)?;
     }
-    if !configuration.problems.is_empty() {
-        writeln!(out, "\nK3s would not start:")?;
-        for p in &configuration.problems {
-            writeln!(out, "  {} {}", place(&p.path, p.line), printable(&p.detail))?;
-        }
+    let files = [
+        ("kubelet files (kubelet.conf.d)", &configuration.kubelet_config),
+        ("etcd file (server/db/etcd/config)", &configuration.etcd_config),
+    ];
+    for (title, config) in files {
+        let Some(config) = config else { continue };
+        writeln!(out, "\n{title}{doubt}")?;
+        let mut rows = table::table(style, &["SETTING", "VALUE"]);
+        leaves("", config, &mut |name, value| {
+            rows.add_row([format!("  {}", printable(name)), printable(&value)]);
+        });
+        table::print(&rows, out)?;
     }
-    if !configuration.warnings.is_empty() {
-        writeln!(out, "\nNot what it looks like:")?;
-        for w in &configuration.warnings {
-            writeln!(out, "  {} {}", place(&w.path, w.line), printable(&w.detail))?;
+    let mut said = |title: &str, lines: &[(&Option<String>, Option<u32>, &str)]| {
+        if lines.is_empty() {
+            return Ok(());
         }
-    }
+        writeln!(out, "\n{title}:")?;
+        lines
+            .iter()
+            .try_for_each(|(path, line, detail)| writeln!(out, "  {} {}", place(path, *line), printable(detail)))
+    };
+    let refused: Vec<_> = configuration.problems.iter().filter(|p| !p.is_blindness()).collect();
+    said("K3s would not start", &refused.iter().map(|p| (&p.path, p.line, p.detail.as_str())).collect::<Vec<_>>())?;
+    let unread = configuration.unread.iter().map(|p| (&p.path, p.line, p.detail.as_str()));
+    said("Not read, and it may decide (run as root)", &unread.collect::<Vec<_>>())?;
+    let odd = configuration.warnings.iter().filter(|w| w.unread().is_none());
+    said("Not what it looks like", &odd.map(|w| (&w.path, w.line, w.detail.as_str())).collect::<Vec<_>>())?;
     Ok(())
+}
+
+/// The settings of a file, maps leaf by leaf.
+fn leaves(prefix: &str, value: &Value, row: &mut impl FnMut(&str, String)) {
+    let word = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                leaves(&name, value, row);
+            }
+        }
+        Value::Array(items) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
+            row(prefix, items.iter().map(word).collect::<Vec<_>>().join(", "));
+        }
+        other => row(prefix, word(other)),
+    }
 }

@@ -61,7 +61,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     step_done();
     let memory = Memory::none();
     let ask = Ask { role: args.role.role(), memory: &memory, catalogue: &local.policy.catalogue };
-    let mut report = scan(&host, &ask, &local.policy);
+    let mut report = judged(&host, &source::observe_settled(&host, &ask), &local.policy);
     report.waived = local.overlay(&mut report.verdicts, report.node.at);
     if args.only_benchmark {
         report.keep_benchmark();
@@ -111,12 +111,15 @@ fn local(args: &Args, host: &Host, policy: &Policy) -> Result<Local, Failure> {
     Ok(Local::read(policy, (of(&args.controls), &controls), (of(&args.waivers), &waivers)))
 }
 
-/// Looks at the node and judges it.
+/// Looks at the node once and judges it.
 pub fn scan(host: &Host, ask: &Ask<'_>, policy: &Policy) -> Report {
-    let seen = source::observe(host, ask);
+    judged(host, &source::observe(host, ask), policy)
+}
+
+fn judged(host: &Host, seen: &Seen, policy: &Policy) -> Report {
     step_done();
     let verdicts = picket_checks::evaluate(&seen.snapshot, policy);
-    Report { node: describe(host, &seen), verdicts, waived: BTreeMap::new(), benchmark: policy.benchmark.clone() }
+    Report { node: describe(host, seen), verdicts, waived: BTreeMap::new(), benchmark: policy.benchmark.clone() }
 }
 
 /// Gives back what the program needed for one step and not for the next, so that the most a scan takes at once is that

@@ -10,6 +10,7 @@ use std::path::Path;
 use jiff::{SignedDuration, Timestamp};
 use picket_checks::{AdmissionConfig, AuditPolicy, ReadAtStart, Registries, Snapshot};
 use picket_host::{Host, Kind, Meta, ReadError};
+use picket_k3s::KubeletFolder;
 use picket_model::Observation;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -43,6 +44,7 @@ pub struct Documents {
     audit_policies: BTreeMap<String, Kept<AuditPolicy>>,
     admission_configs: BTreeMap<String, Kept<AdmissionConfig>>,
     kubelet_dropins: Option<BTreeMap<String, Kept<serde_json::Value>>>,
+    kubelet_configs: BTreeMap<String, Kept<serde_json::Value>>,
     /// K3s has written its own drop-ins since it started, so that all of them are what the kubelet read.
     kubelet_started: bool,
     registries: Option<Kept<Registries>>,
@@ -64,17 +66,18 @@ impl Documents {
             audit_policies: whole(&self.audit_policies, &snapshot.audit_policies),
             admission_configs: whole(&self.admission_configs, &snapshot.admission_configs),
             kubelet_dropins: self.kubelet_dropins.as_ref().map(|kept| whole(kept, &snapshot.kubelet_dropins)),
+            kubelet_configs: whole(&self.kubelet_configs, &snapshot.kubelet_configs),
             registries: self.registries.as_ref().map(|kept| one(kept, Some(&snapshot.registries))),
         }
     }
 }
 
 /// What the running process read of the files in a snapshot: what was `remembered` of this start, and what nobody has
-/// changed since it.
-pub fn observe(host: &Host, snapshot: &Snapshot, remembered: &Documents) -> Documents {
+/// changed since it. `folder`: how K3s writes the kubelet's drop-ins.
+pub fn observe(host: &Host, snapshot: &Snapshot, folder: Option<&KubeletFolder>, remembered: &Documents) -> Documents {
     let Some(started) = snapshot.k3s_started_at.value().copied() else { return Documents::default() };
     let mut room = MOST_KEPT;
-    let (kubelet_dropins, kubelet_started) = kubelet(host, snapshot, started, remembered, &mut room);
+    let (kubelet_dropins, kubelet_started) = kubelet(host, snapshot, folder, started, remembered, &mut room);
     let registries = remembered.registries.clone().or_else(|| {
         let file = snapshot.registries_file();
         let same = match snapshot.registries {
@@ -87,6 +90,7 @@ pub fn observe(host: &Host, snapshot: &Snapshot, remembered: &Documents) -> Docu
         audit_policies: each(host, &snapshot.audit_policies, started, &remembered.audit_policies, &mut room),
         admission_configs: each(host, &snapshot.admission_configs, started, &remembered.admission_configs, &mut room),
         kubelet_dropins,
+        kubelet_configs: each(host, &snapshot.kubelet_configs, started, &remembered.kubelet_configs, &mut room),
         kubelet_started,
         registries,
     }
@@ -112,6 +116,7 @@ type Dropins = BTreeMap<String, Kept<serde_json::Value>>;
 fn kubelet(
     host: &Host,
     snapshot: &Snapshot,
+    next: Option<&KubeletFolder>,
     started: Timestamp,
     remembered: &Documents,
     room: &mut usize,
@@ -125,10 +130,18 @@ fn kubelet(
     let latest = started.checked_add(KUBELET_COMES).unwrap_or(started);
     let read = written.map_or(started, |at| at.min(latest).checked_add(AT_ONCE).unwrap_or(at));
     let on_disk = &snapshot.kubelet_dropins;
+    let own_now = on_disk.get(&own).and_then(Observation::value);
+    let same_options = snapshot.running == snapshot.declared;
+    if written.is_some()
+        && let (Some(next), Some(now)) = (next, own_now)
+        && next.own_file_is_changed(now, same_options)
+    {
+        // Somebody wrote into it after K3s had: before the kubelet read it, or afterwards.
+        return (None, false);
+    }
     if is_folder_unchanged_since(host, &folder, &own, read) {
         let all = on_disk.iter().map(|(path, seen)| (path.clone(), keep(seen, room))).collect();
-        let complete = on_disk.get(&own).and_then(Observation::value).and_then(|v| v.as_object());
-        let complete = complete.is_some_and(|map| !map.is_empty())
+        let complete = own_now.and_then(|v| v.as_object()).is_some_and(|map| !map.is_empty())
             && written.is_some_and(|at| host.now().duration_since(at) >= FRESH);
         return (Some(all), complete);
     }
@@ -233,7 +246,7 @@ mod tests {
             let node = Self(tempfile::tempdir().unwrap());
             node.put(POLICY, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: Metadata\n", 3600);
             node.put("/etc/rancher/k3s/registries.yaml", "mirrors: {}\n", 3600);
-            node.put(&format!("{FOLDER}/00-k3s-defaults.conf"), "failSwapOn: false\n", 3600);
+            node.put(&format!("{FOLDER}/00-k3s-defaults.conf"), &own("failSwapOn: false"), 3600);
             node.put(&format!("{FOLDER}/50-site.conf"), "maxPods: 50\n", 3600);
             for folder in [FOLDER, "/etc/rancher", "/etc/rancher/k3s"] {
                 node.age(folder, 3600);
@@ -278,7 +291,8 @@ mod tests {
             snap.audit_policies.insert(POLICY.to_owned(), Observation::from(AuditPolicy::parse(&policy).unwrap()));
             snap.registries = fs::read(self.path(REGISTRIES_FILE))
                 .map_or(Observation::Absent, |bytes| Observation::from(Registries::parse(&bytes).unwrap()));
-            let documents = observe(&host, &snap, remembered);
+            let configuration = crate::source::config::effective(&host, None);
+            let documents = observe(&host, &snap, configuration.kubelet_folder(), remembered);
             let read = documents.as_read(&snap);
             (documents, read)
         }
@@ -286,6 +300,17 @@ mod tests {
         fn first_look(&self) -> (Documents, ReadAtStart) {
             self.look(&Documents::default())
         }
+    }
+
+    /// K3s' own file as K3s writes it, with something more.
+    fn own(more: &str) -> String {
+        let agent = "/var/lib/rancher/k3s/agent";
+        format!(
+            "authentication: {{anonymous: {{enabled: false}}, webhook: {{enabled: true}}, x509: {{clientCAFile: {agent}/client-ca.crt}}}}\n\
+             authorization: {{mode: Webhook}}\ntlsCertFile: {agent}/serving-kubelet.crt\ntlsPrivateKeyFile: {agent}/serving-kubelet.key\n\
+             staticPodPath: {agent}/pod-manifests\nstreamingConnectionIdleTimeout: 4h0m0s\n\
+             allowedUnsafeSysctls: [net.ipv4.ip_forward, net.ipv6.conf.all.forwarding]\n{more}\n"
+        )
     }
 
     fn site(name: &str) -> String {
@@ -352,14 +377,30 @@ mod tests {
         let (early, _) = node.first_look();
         // An agent waits for its server before it starts the kubelet: what was changed until then counts.
         node.put(&site("60-x.conf"), "maxPods: 60\n", 1700);
-        node.put(&site("00-k3s-defaults.conf"), "failSwapOn: true\n", 1690);
+        node.put(&site("00-k3s-defaults.conf"), &own("failSwapOn: true"), 1690);
         node.age(FOLDER, 1690);
         let (late, read) = node.look(&early);
         assert_eq!(read.kubelet_dropins.as_ref().unwrap().len(), 3);
         assert!(late.kubelet_started);
         // Its own file is no other because somebody wrote into it afterwards.
-        node.put(&site("00-k3s-defaults.conf"), "failSwapOn: false\n", 60);
+        node.put(&site("00-k3s-defaults.conf"), &own("failSwapOn: false"), 60);
         assert_eq!(node.look(&late).1, read);
+    }
+
+    #[test]
+    fn a_file_of_k3s_that_was_changed_after_k3s_wrote_it_is_not_taken_for_what_was_read() {
+        let node = Node::new();
+        node.put("/etc/rancher/k3s/config.yaml", "debug: true\n", 3600);
+        node.put("/etc/systemd/system/k3s-agent.service", "[Service]\nExecStart=/k3s agent\n", 3600);
+        node.put(&site("00-k3s-defaults.conf"), &own(""), 1690);
+        node.age(FOLDER, 1690);
+        assert_eq!(node.first_look().1.kubelet_dropins.unwrap().len(), 2, "K3s wrote it");
+        node.put(
+            &site("00-k3s-defaults.conf"),
+            &own("").replace("anonymous: {enabled: false", "anonymous: {enabled: true"),
+            1600,
+        );
+        assert_eq!(node.first_look().1.kubelet_dropins, None, "the kubelet may have read it, or not");
     }
 
     #[test]

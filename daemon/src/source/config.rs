@@ -241,13 +241,12 @@ fn unread_except(configuration: &Configuration, left_out: &dyn Fn(&Option<String
         configuration.problems.iter().find(|p| p.is_blindness() && !of_kubelet(&p.path) && !left_out(&p.path));
     let problem = problem.map(|p| in_words(&p.path, &p.detail));
     problem.or_else(|| {
-        let blind = |detail: &str| detail.contains("cannot be read: ") || detail.contains("cannot be listed: ");
         configuration
             .warnings
             .iter()
             .filter(|w| w.trap == Trap::UnitNotUnderstood && w.line.is_none())
             // One that is read and not understood counts unless another one is in use.
-            .find(|w| blind(&w.detail) || configuration.unit.is_none())
+            .find(|w| w.unread().is_some() || configuration.unit.is_none())
             .map(|w| in_words(&w.path, &w.detail))
     })
 }
@@ -285,7 +284,7 @@ pub fn node_config(configuration: &Configuration) -> NodeConfig {
             .filter(|(_, values)| !values.is_empty())
             .collect(),
         components: configuration
-            .flags_across()
+            .flags_as_read()
             .into_iter()
             .map(|(component, flags)| {
                 let flags = flags
@@ -316,6 +315,8 @@ pub fn node_config(configuration: &Configuration) -> NodeConfig {
         problems: configuration
             .problems
             .iter()
+            // What cannot be read is told by the controls that need it.
+            .filter(|p| !p.is_blindness())
             .map(|p| Evidence { path: p.path.clone(), line: p.line, layer: None, detail: p.detail.clone() })
             .collect(),
         traps: Arc::default(),

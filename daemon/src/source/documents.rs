@@ -12,14 +12,12 @@ use std::sync::Arc;
 
 use super::at_start::{self, Documents};
 use super::memory::{Memory, write_key};
-use super::{observation, parsed};
+use super::{Configuration, kubelet, parsed};
 
-const LARGEST: u64 = MAX_DOCUMENT as u64;
-/// The most drop-ins of a kubelet.
-const MOST_DROPINS: usize = 256;
+pub(crate) const LARGEST: u64 = MAX_DOCUMENT as u64;
 
 /// Reads every document the controls need.
-pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snapshot) {
+pub fn observe(host: &Host, needs: &Needs, configuration: &Configuration, memory: &Memory, snapshot: &mut Snapshot) {
     let now = snapshot.at;
     snapshot.encryption_configs = each(&needs.encryption_configs, |path| {
         parsed(host, path, LARGEST, |bytes, mtime| {
@@ -51,36 +49,13 @@ pub fn observe(host: &Host, needs: &Needs, memory: &Memory, snapshot: &mut Snaps
     });
     snapshot.etcd_config = parsed(host, &needs.etcd_config, LARGEST, |bytes, _| parse_yaml_map(bytes));
     snapshot.registries = parsed(host, &needs.registries, LARGEST, |bytes, _| Registries::parse(bytes));
-    snapshot.kubelet_dropins = kubelet_dropins(host, &needs.kubelet_dropins);
+    kubelet::observe(host, needs, configuration, snapshot);
     let of_this_start = snapshot.k3s_started_at.value().is_some_and(|started| memory.is_of(*started));
     let remembered = if of_this_start { memory.documents.as_ref() } else { &Documents::default() };
-    snapshot.read_at_start = Arc::new(at_start::observe(host, snapshot, remembered).as_read(snapshot));
+    snapshot.read_at_start =
+        Arc::new(at_start::observe(host, snapshot, configuration.kubelet_folder(), remembered).as_read(snapshot));
 }
 
 fn each<T>(paths: &[String], look: impl Fn(&String) -> Observation<T>) -> BTreeMap<String, Observation<T>> {
     paths.iter().map(|path| (path.clone(), look(path))).collect()
-}
-
-/// The drop-ins in the order the kubelet walks them, byte-wise by path. A folder that cannot be listed is itself an
-/// entry that cannot be read.
-fn kubelet_dropins(host: &Host, folder: &str) -> BTreeMap<String, Observation<serde_json::Value>> {
-    let matches = host.glob(&format!("{folder}/**"));
-    let mut found = BTreeMap::new();
-    for problem in matches.problems.into_iter().filter(|p| !p.reason.is_absent()) {
-        found.insert(problem.path, observation(Err(problem.reason)));
-    }
-    let paths: Vec<_> = matches.paths.into_iter().filter(|p| p.ends_with(".conf")).collect();
-    if paths.len() > MOST_DROPINS {
-        // The last one wins, so what is not looked at may decide.
-        let reason = format!("{} drop-ins, of which {MOST_DROPINS} are looked at", paths.len());
-        found.insert(folder.to_owned(), Observation::unreadable(reason));
-    }
-    for path in paths.into_iter().take(MOST_DROPINS) {
-        if host.stat(path.as_ref()).is_ok_and(|meta| meta.kind == picket_host::Kind::Folder) {
-            continue;
-        }
-        let seen = parsed(host, &path, LARGEST, |bytes, _| parse_yaml_map(bytes).map(picket_k3s::without_secrets));
-        found.insert(path, seen);
-    }
-    found
 }

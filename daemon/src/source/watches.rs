@@ -63,6 +63,8 @@ pub fn watches(host: &Host, catalogue: &Catalogue, seen: &Seen) -> Watches {
         .chain(&needs.admission_configs)
         .chain(&needs.authentication_configs)
         .chain(&needs.authorization_configs)
+        .chain(&needs.kubelet_configs)
+        .chain(snapshot.kubelet_copied_from.values())
         .chain([&needs.encryption_state, &needs.etcd_config, &needs.kubelet_dropins, &needs.registries])
         .chain(snapshot.kubelet_dropins.keys());
     for path in documents {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
 use jiff::SignedDuration;
-use picket_checks::{Changes, Policy, Rejudged, Snapshot, evaluate, evaluate_changes};
+use picket_checks::{Changes, Flag, Policy, Rejudged, Setting, Snapshot, evaluate, evaluate_changes};
 use picket_model::{Observation, Verdict};
 use picket_tests::node::Profile;
 use picketd::source::{self, Ask, Memory};
@@ -21,6 +21,16 @@ static SNAPSHOTS: LazyLock<Vec<Snapshot>> = LazyLock::new(|| {
             let (host, memory) = (node.host(), Memory::none());
             let ask = Ask { role: None, memory: &memory, catalogue: &POLICY.catalogue };
             let mut snapshot = source::observe(&host, &ask).snapshot;
+            snapshot
+                .kubelet_configs
+                .insert("/etc/k.yaml".to_owned(), Observation::from(serde_json::json!({"podPidsLimit": 5})));
+            if let Some(config) = snapshot.declared.value() {
+                let mut config = config.as_ref().clone();
+                let named = Setting::new("/etc/k.yaml", picket_model::Evidence::note(""));
+                let flag = Flag { possible: vec![vec![named]] };
+                config.components.entry("kubelet".to_owned()).or_default().insert("config".to_owned(), flag);
+                snapshot.declared = Observation::from(Arc::new(config));
+            }
             // A tree has no kernel parameters; a node has.
             for key in source::needs(&POLICY.catalogue, &snapshot).sysctls {
                 snapshot.sysctls.insert(key, Observation::from("1".to_owned()));
@@ -114,7 +124,14 @@ fn apply(snapshot: &mut Snapshot, (what, at, how): Change) {
         36 => item(&mut snapshot.datastores, at, how),
         37 => item(&mut snapshot.keys, at, how),
         38 => snapshot.at += SignedDuration::from_hours(24 * i64::from(how)),
-        39 => snapshot.k3s_version = Some("v1.31.4+k3s1".to_owned()),
+        39 => item(&mut snapshot.kubelet_configs, at, how),
+        40 => {
+            let path = format!("{}/agent/etc/kubelet.conf.d/10-cli-config.conf", snapshot.data_dir);
+            let weak = serde_json::json!({"makeIPTablesUtilChains": how.is_multiple_of(2)});
+            snapshot.kubelet_copied_from.insert(path.clone(), format!("/etc/{}.yaml", how % 3));
+            snapshot.kubelet_next.insert(path, Observation::from(weak));
+        }
+        41 => snapshot.k3s_version = Some("v1.31.4+k3s1".to_owned()),
         _ => snapshot.k3s_started_at = Observation::from(snapshot.at),
     }
 }
@@ -130,7 +147,7 @@ proptest! {
     #[test]
     fn judging_what_changed_is_judging_everything(
         profile in 0_usize..4,
-        rounds in prop::collection::vec(prop::collection::vec((0_u8..41, any::<prop::sample::Index>(), any::<u8>()), 1..4), 1..4),
+        rounds in prop::collection::vec(prop::collection::vec((0_u8..43, any::<prop::sample::Index>(), any::<u8>()), 1..4), 1..4),
     ) {
         let mut before = SNAPSHOTS[profile].clone();
         let mut verdicts = evaluate(&before, &POLICY);

@@ -7,6 +7,7 @@ mod audit;
 mod benchmark;
 mod chains;
 mod engine;
+mod kubelet;
 mod local;
 mod nodes;
 

@@ -19,6 +19,7 @@ fn running() -> Snapshot {
         audit_policies: snap.audit_policies.clone(),
         admission_configs: snap.admission_configs.clone(),
         kubelet_dropins: Some(snap.kubelet_dropins.clone()),
+        kubelet_configs: snap.kubelet_configs.clone(),
         registries: Some(snap.registries.clone()),
     });
     snap
@@ -113,6 +114,83 @@ fn a_drop_in_of_the_kubelet_that_came_after_the_start_waits_for_the_next() {
     snap.kubelet_dropins.insert(weak(), weakening());
     comes(&snap, "kubelet-anonymous-auth");
     comes(&snap, "kubelet-dropin-no-security-override");
+}
+
+#[test]
+fn what_the_next_start_writes_among_the_drop_ins_is_declared() {
+    let own = format!("{DATA}/agent/etc/kubelet.conf.d/00-k3s-defaults.conf");
+    let copy = format!("{DATA}/agent/etc/kubelet.conf.d/10-cli-config.conf");
+    let mut snap = running();
+    snap.kubelet_next.insert(copy.clone(), weakening());
+    snap.kubelet_copied_from.insert(copy.clone(), "/etc/k.yaml".to_owned());
+    comes(&snap, "kubelet-anonymous-auth");
+    comes(&snap, "kubelet-dropin-no-security-override");
+    let verdicts = evaluate(&snap, &policy());
+    let verdict = rows(&verdicts, "kubelet-anonymous-auth")[0];
+    assert_eq!(verdict.evidence[0].path.as_deref(), Some("/etc/k.yaml"), "the copy is not there yet");
+    // K3s writes its own file anew: what somebody made of it is in force until then.
+    let mut snap = running();
+    snap.kubelet_next.insert(own.clone(), snap.kubelet_dropins[&own].clone());
+    snap.kubelet_dropins.insert(own.clone(), weakening());
+    both(&snap, "kubelet-anonymous-auth", Pass);
+    at_start(&mut snap, |read| {
+        let own = read.kubelet_dropins.as_mut().unwrap().get_mut(&own).unwrap();
+        let Observation::Value { value } = own else { panic!() };
+        value["authentication"]["anonymous"]["enabled"] = true.into();
+    });
+    waits(&snap, "kubelet-anonymous-auth");
+}
+
+#[test]
+fn the_file_the_kubelets_config_flag_names_lies_below_its_drop_ins() {
+    let file = "/etc/k.yaml";
+    let config = |text: serde_json::Value| Observation::from(text);
+    let with = |seen: Observation<serde_json::Value>| {
+        let mut snap = node(Role::Server);
+        set_flag(&mut snap, "kubelet", "config", &[file]);
+        for flag in ["make-iptables-util-chains", "pod-max-pids"] {
+            set_flag(&mut snap, "kubelet", flag, &[]);
+        }
+        snap.kubelet_configs.insert(file.to_owned(), seen);
+        snap.running = snap.declared.clone();
+        let read = ReadAtStart {
+            kubelet_dropins: Some(snap.kubelet_dropins.clone()),
+            kubelet_configs: snap.kubelet_configs.clone(),
+            ..ReadAtStart::default()
+        };
+        snap.read_at_start = Arc::new(read);
+        snap
+    };
+    let weak = serde_json::json!({
+        "makeIPTablesUtilChains": false, "podPidsLimit": 5, "authentication": {"anonymous": {"enabled": true}}
+    });
+    let snap = with(config(weak.clone()));
+    assert_eq!(failing(&snap, "kubelet-iptables-util-chains"), (Some(State::Both), "false".to_owned()));
+    both(&snap, "kubelet-pod-pids-limit", Pass);
+    both(&snap, "kubelet-anonymous-auth", Pass);
+    // Before 1.32 there are no drop-ins, and K3s passes the rest as flags.
+    let mut old = with(config(weak));
+    old.k3s_version = Some("v1.31.9+k3s1".to_owned());
+    old.folders.insert(format!("{DATA}/agent/etc/kubelet.conf.d"), Observation::Absent);
+    assert_eq!(failing(&old, "kubelet-iptables-util-chains").0, Some(State::Both));
+    both(&old, "kubelet-pod-pids-limit", Pass);
+    for unseen in [Observation::unreadable("permission denied"), Observation::Absent] {
+        both(&with(unseen), "kubelet-iptables-util-chains", Unknown);
+    }
+    let mut not_looked_at = with(Observation::Absent);
+    not_looked_at.kubelet_configs.clear();
+    assert_eq!(status(&not_looked_at, "kubelet-pod-pids-limit"), Unknown);
+    // Changed since the start: what is in force is not known, or as remembered.
+    let mut changed = with(config(serde_json::json!({"podPidsLimit": 5})));
+    changed.kubelet_configs.insert(file.to_owned(), config(serde_json::json!({"makeIPTablesUtilChains": false})));
+    comes(&changed, "kubelet-iptables-util-chains");
+    comes(&changed, "kubelet-pod-pids-limit");
+    at_start(&mut changed, |read| read.kubelet_configs.clear());
+    assert_eq!(failing(&changed, "kubelet-iptables-util-chains"), (Some(State::Declared), "false".to_owned()));
+    // Another folder of drop-ins is none of K3s'.
+    let mut elsewhere = with(config(serde_json::json!({})));
+    set_flag(&mut elsewhere, "kubelet", "config-dir", &["/etc/kubelet.d"]);
+    assert_eq!(status(&elsewhere, "kubelet-anonymous-auth"), Unknown);
 }
 
 #[test]

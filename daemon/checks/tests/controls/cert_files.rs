@@ -3,7 +3,7 @@
 use picket_checks::*;
 use picket_model::{Observation, Role, Status, Verdict};
 
-use crate::good::{DATA, ago, certificate, node, policy, rows};
+use crate::good::{DATA, ago, certificate, node, policy, rows, set_flag, set_option};
 
 fn judged(snap: &Snapshot, control: &str) -> Vec<Verdict> {
     rows(&evaluate(snap, &policy()), control).into_iter().cloned().collect()
@@ -158,4 +158,17 @@ fn ports_follow_the_configuration_and_the_role() {
     assert_eq!(ports(Role::Server, Some(&config))[..2], [7443, 7444]);
     config.options.insert("https-listen-port".to_owned(), vec![crate::good::setting("65535")]);
     assert_eq!(ports(Role::Server, Some(&config))[..2], [6443, 6444]);
+}
+
+#[test]
+fn the_api_server_serves_its_certificate_where_its_port_was_put() {
+    let port = |values: &[&str]| {
+        let mut snap = node(Role::Server);
+        set_flag(&mut snap, "kube-apiserver", "secure-port", values);
+        set_option(&mut snap, "https-listen-port", &["7443"]);
+        let ports = serving_ports(Role::Server, DATA, snap.declared.value().map(AsRef::as_ref));
+        ports.iter().find(|(_, file)| file.ends_with("/serving-kube-apiserver.crt")).unwrap().0
+    };
+    assert_eq!(port(&["16444"]), 16444, "apiserver-port");
+    assert_eq!(port(&[]), 7444, "the next one, unless something else is known");
 }

@@ -6,6 +6,7 @@ mod agent;
 mod args;
 mod server;
 
+pub(crate) use server::unseen_datastore;
 pub(crate) use args::{KubeletArgs, Mode, UserArg, arg_value, cut, get_args, kubelet_args};
 
 use std::collections::BTreeMap;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::{Defaults, Inputs, UserArg, arg_value, get_args, put};
-use crate::argv::port_range;
-use crate::effective::{Flags, Layer};
+use crate::argv::{Given, go_bool, port_range};
+use crate::effective::{Flags, Layer, Problem};
+use crate::files::NodeFiles;
 
 /// The cipher suites K3s gives port 6443 and the API server unless the user names some.
 const CIPHERS: &str = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,\
@@ -61,6 +62,19 @@ fn datastore(inputs: &Inputs<'_>, paths: &Paths) -> Datastore {
             if joined || initialised { Datastore::EmbeddedEtcd } else { Datastore::Sqlite }
         }
     }
+}
+
+/// Why it is not known which datastore K3s uses; none where options decide, or the folder shows it.
+pub(crate) fn unseen_datastore(files: &dyn NodeFiles, data_dir: &str, given: &[Given]) -> Option<Problem> {
+    let last = |name: &str| given.iter().rev().find(|g| g.known && g.name == name).map(|g| g.value.as_str());
+    let set = |name: &str| last(name).is_some_and(|value| !value.is_empty());
+    if set("datastore-endpoint") || set("server") || last("cluster-init").and_then(go_bool) == Some(true) {
+        return None;
+    }
+    let path = format!("{data_dir}/server/db/etcd/member");
+    let reason = files.list(&path).err()?;
+    let detail = format!("cannot be listed: {reason}; whether K3s uses embedded etcd is not known");
+    Some(Problem { path: Some(path), line: None, detail })
 }
 
 fn storage(inputs: &Inputs<'_>, paths: &Paths, store: Datastore, defaults: &mut Defaults) {

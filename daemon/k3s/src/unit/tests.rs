@@ -15,7 +15,7 @@ fn a_unit_as_the_install_script_writes_it() {
         .file("/etc/systemd/system/k3s.service", UNIT)
         .file("/etc/default/k3s", "K3S_DEBUG=0\nK3S_URL=x\n")
         .file("/etc/systemd/system/k3s.service.env", "K3S_URL='https://h:6443'\n");
-    let start = find(&files, None).start.unwrap();
+    let start = find(&files, None, None).start.unwrap();
     assert_eq!(
         words(&start),
         [("/usr/local/bin/k3s", 7), ("server", 8), ("--disable", 10), ("traefik", 11), ("--node-label=it's=a b", 12),]
@@ -39,17 +39,17 @@ fn drop_ins_replace_the_command_and_mask_each_other() {
             "[Service]\nExecStart=\nExecStart=/bin/false server",
         )
         .file("/run/systemd/system/k3s-.service.d/10.conf", "[Service]\nEnvironment=X=1 'Y=2 3'\n");
-    let start = find(&files, Some(Role::Agent)).start;
+    let start = find(&files, Some(Role::Agent), None).start;
     let texts: Vec<_> = start.as_ref().unwrap().words.iter().map(|(w, _)| w.text.as_str()).collect();
     assert_eq!(texts, ["/opt/bin/k3s", "agent", "1", "2", "3", "$Z"]);
     assert_eq!(start.unwrap().path, "/usr/lib/systemd/system/k3s-edge.service");
-    assert!(find(&files, Some(Role::Server)).start.is_none());
+    assert!(find(&files, Some(Role::Server), None).start.is_none());
 }
 
 #[test]
 fn a_unit_that_cannot_be_read_is_said() {
     let files = MemoryFiles::new().unreadable("/etc/systemd/system/k3s.service", "permission denied");
-    let found = find(&files, None);
+    let found = find(&files, None, None);
     assert!(found.start.is_none());
     assert_eq!(found.blind.len(), 1);
     assert_eq!(found.blind[0].path.as_deref(), Some("/etc/systemd/system/k3s.service"));
@@ -61,8 +61,69 @@ fn openrc_scripts_are_read_too() {
                   \t'--tls-san' \\\n\t'a\\$b' \\\n    >>/var/log/k3s.log 2>&1\"\n";
     let files =
         MemoryFiles::new().file("/etc/init.d/k3s", script).file("/etc/rancher/k3s/k3s.env", "export K3S_TOKEN='x'\n");
-    let start = find(&files, None).start.unwrap();
+    let start = find(&files, None, None).start.unwrap();
     let texts: Vec<_> = start.words.iter().map(|(w, _)| w.text.as_str()).collect();
     assert_eq!(texts, ["/usr/local/bin/k3s", "server", "--tls-san", "a$b"]);
     assert!(start.environment.contains_key("K3S_TOKEN"));
+}
+
+/// A server's command line, and the environment it comes with.
+fn started(command: &str) -> (Vec<String>, BTreeMap<String, String>) {
+    let unit = format!("[Service]\nEnvironment=K3S_DEBUG=1 A=b\nExecStart={command}\n");
+    let found = find(&MemoryFiles::new().file("/etc/systemd/system/k3s.service", unit), None, None);
+    let Some(start) = found.start else {
+        assert!(!found.blind.is_empty(), "{command}: not known, and nothing says so");
+        return Default::default();
+    };
+    let words = start.words.iter().map(|(word, _)| word.text.clone()).collect();
+    (words, start.environment.iter().map(|(name, (v, _))| (name.clone(), v.value.clone())).collect())
+}
+
+#[test]
+fn programs_before_k3s_are_no_part_of_its_command_line() {
+    let own = ["/usr/local/bin/k3s", "server", "-c", "/x.yaml"];
+    for command in [
+        "/usr/bin/nice -n 5 /usr/local/bin/k3s server -c /x.yaml",
+        "/usr/bin/taskset -c 0-3 /usr/local/bin/k3s server -c /x.yaml",
+        "/sbin/ip netns exec server /usr/local/bin/k3s server -c /x.yaml",
+        "/bin/sh -c 'exec /usr/local/bin/k3s server -c /x.yaml'",
+        "/usr/bin/nice -n 5 /bin/sh -c '/usr/local/bin/k3s  server \"-c\" /x.yaml'",
+    ] {
+        assert_eq!(started(command).0, own, "{command}");
+    }
+    let (words, environment) = started("/usr/bin/env -u A K3S_NODE_NAME=n K3S_DEBUG=0 nice /opt/k3s server");
+    assert_eq!(words, ["/opt/k3s", "server"]);
+    assert_eq!(environment, [("K3S_DEBUG", "0"), ("K3S_NODE_NAME", "n")].map(|(k, v)| (k.into(), v.into())).into());
+    let (_, environment) = started("/usr/bin/env -i X=1 /opt/k3s server");
+    assert_eq!(environment, BTreeMap::from([("X".to_owned(), "1".to_owned())]));
+    let (_, environment) = started("/bin/sh -c 'X=1 exec /opt/k3s agent'");
+    assert_eq!(environment["X"], "1");
+    // What only a shell can tell is not known.
+    for command in ["/bin/sh -c 'k3s server $$ARGS'", "/bin/sh -c 'sleep 5; k3s server'", "/bin/bash -lc 'k3s agent'"] {
+        assert_eq!(started(command).0, [""; 0], "{command}");
+    }
+    // An argument that is called like K3s is none.
+    let named = "/usr/local/bin/k3s server --node-name k3s --node-label k3s=server";
+    assert_eq!(started(named).0.first().map(String::as_str), Some("/usr/local/bin/k3s"));
+}
+
+#[test]
+fn the_hosts_name_and_variables_that_are_unset() {
+    let unit = "[Service]\nEnvironment=K3S_NODE_NAME=%H-x K3S_DEBUG=1 A=b\nUnsetEnvironment=A=c\nUnsetEnvironment=K3S_DEBUG\n\
+                ExecStart=/k3s server --node-name=%l --token-file=%E/t\n";
+    let files = MemoryFiles::new().file("/etc/systemd/system/k3s.service", unit);
+    let with = |files: &MemoryFiles, host: Option<&HostFacts>| {
+        let start = find(files, None, host).start.unwrap();
+        let environment: Vec<_> = start.environment.values().map(|(v, _)| format!("{}={}", v.name, v.value)).collect();
+        (environment, start.words[2].0.text.clone(), start.words[3].0.text.clone())
+    };
+    let named = |name: &str| vec!["A=b".to_owned(), format!("K3S_NODE_NAME={name}")];
+    let host = HostFacts { hostname: Some("n1.example".to_owned()), ..HostFacts::default() };
+    let t = "--token-file=/etc/t".to_owned();
+    assert_eq!(with(&files, Some(&host)), (named("n1.example-x"), "--node-name=n1".to_owned(), t.clone()));
+    assert_eq!(
+        with(&files.clone().file("/etc/hostname", "# a\nn2\n"), None),
+        (named("n2-x"), "--node-name=n2".to_owned(), t.clone())
+    );
+    assert_eq!(with(&files, None), (named("%H-x"), "--node-name=%l".to_owned(), t));
 }
