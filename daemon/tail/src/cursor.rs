@@ -71,6 +71,9 @@ pub struct Cursor {
     /// A file that lost the log's name while its writer held it, and whether it is known to be written to still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orphan: Option<(FileMark, bool)>,
+    /// Earlier ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<(FileMark, bool)>,
 }
 
 impl Cursor {

@@ -105,6 +105,11 @@ impl Source {
         self.print.extend_from_slice(bytes.get(..room).unwrap_or_default());
     }
 
+    /// Somebody may write to it.
+    pub(crate) const fn is_plain(&self) -> bool {
+        matches!(self.bytes, Bytes::Plain(_))
+    }
+
     /// Its size on disk.
     pub(crate) fn size(&self) -> io::Result<u64> {
         match &self.bytes {

@@ -171,6 +171,7 @@ impl Splitter {
     /// The file is at its end for good: a last line without an end is a line too.
     pub(crate) fn close(&mut self, out: &mut Vec<Piece>) {
         if self.passing.is_some() || !self.partial.is_empty() {
+            self.tail = self.recent();
             self.finish(out);
         }
     }
