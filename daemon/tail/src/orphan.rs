@@ -120,7 +120,7 @@ impl Reader {
                 && let Some(tail) = source.resume(mark.print, mark.tail, mark.offset).unwrap_or_default()
                 && (mark.offset >= TELLING || tail.ends_with(b"\n"))
             {
-                let splitter = Splitter::new(self.config.max_line, mark.offset, mark.lines).after(tail);
+                let splitter = Splitter::at(self.config.max_line, mark, tail);
                 let kind = Kind::Live { replaced: true };
                 let active = Active { kind, shown: self.shown(&path), path, source, splitter, unlinked: alive };
                 self.hold(active, alive, mark.stamp.clone());

@@ -473,10 +473,10 @@ impl Reader {
                 Piece::Line { bytes, offset, number } => {
                     lines.push(Line { bytes, file: Arc::clone(&file), number, offset });
                 }
-                Piece::TooLong { bytes, number } => {
+                Piece::TooLong { number } => {
                     let limit = self.config.max_line;
                     self.sign(Oddity::TooLong, Arc::clone(&file), number);
-                    self.gap(1, format!("line {number} of {file} has {bytes} bytes, more than the limit of {limit}"));
+                    self.gap(1, format!("line {number} of {file} has more than {limit} bytes and is passed over"));
                 }
                 Piece::Torn { offset } => {
                     self.sign(Oddity::Truncated, Arc::clone(&file), 0);
@@ -662,6 +662,7 @@ impl Active {
             tail: Some(self.splitter.tail())
                 .filter(|tail| !tail.is_empty())
                 .map(|tail| Fingerprint::of(offset.saturating_sub(tail.len() as u64), tail)),
+            passing: self.splitter.is_passing(),
             lines: self.splitter.lines(),
         }
     }

@@ -35,7 +35,7 @@ impl Reader {
                         path,
                         source,
                         unlinked: false,
-                        splitter: if whole { splitter } else { splitter.drop_first() },
+                        splitter: splitter.within_line(!whole),
                     });
                 }
             }
@@ -218,7 +218,7 @@ impl Reader {
             shown: self.shown(path),
             path: path.to_owned(),
             source,
-            splitter: Splitter::new(self.config.max_line, mark.offset, mark.lines).after(tail),
+            splitter: Splitter::at(self.config.max_line, mark, tail),
             unlinked: false,
         });
         Ok(true)

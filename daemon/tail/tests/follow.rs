@@ -40,7 +40,36 @@ fn a_line_over_the_limit_is_counted_and_the_next_one_read() {
     assert_eq!(lines(&batch).iter().map(|l| (l.1, l.2.as_str())).collect::<Vec<_>>(), [(2, "ok")]);
     assert_eq!(batch.gaps.len(), 1);
     assert_eq!(batch.gaps[0].count, 1);
-    assert!(batch.gaps[0].detail.contains("300000 bytes"), "{}", batch.gaps[0].detail);
+    assert!(batch.gaps[0].detail.contains("more than 200000 bytes"), "{}", batch.gaps[0].detail);
+}
+
+#[test]
+fn a_line_without_an_end_is_told_once_and_not_read_again_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let open =
+        |cursor| Reader::open(Config { max_line: 200_000, ..Config::new(&log, StartAt::Beginning) }, cursor).unwrap();
+    append(&log, &format!("one\n{}", "x".repeat(300_000)));
+    let mut reader = open(None);
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["one".into()], vec![Oddity::TooLong]));
+    assert_eq!(batch.gaps.iter().map(|gap| gap.count).collect::<Vec<_>>(), [1]);
+    append(&log, &"y".repeat(300_000));
+    let mut cursor = None;
+    for reader in [&mut reader, &mut open(Some(batch.cursor))] {
+        let batch = everything(reader);
+        assert_eq!((texts(&batch), oddities(&batch), batch.gaps), (vec![], vec![], vec![]));
+        assert_eq!(reader.place().unwrap().1, 600_004);
+        cursor = Some(batch.cursor);
+    }
+    append(&log, "\ntwo\n");
+    let batch = everything(&mut open(cursor.clone()));
+    assert_eq!((lines(&batch).pop().map(|l| (l.1, l.2)), batch.gaps), (Some((3, "two".into())), vec![]));
+    // It is recognised by what it holds, like any other place.
+    File::create(&log).unwrap().write_all(&[b'z'; 700_000]).unwrap();
+    append(&log, "\nthree\n");
+    let batch = everything(&mut open(cursor));
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["three".into()], vec![Oddity::Truncated, Oddity::TooLong]));
 }
 
 #[test]
@@ -57,10 +86,15 @@ fn where_reading_begins_is_a_choice() {
     assert_eq!(read(StartAt::Beginning), ["old", "recent", "now"]);
     assert_eq!(read(StartAt::Since("2026-01-15T00:00:00Z".parse().unwrap())), ["recent", "now"]);
     let mut reader = Reader::open(Config::new(&log, StartAt::End), None).unwrap();
-    assert!(reader.poll(1 << 20).unwrap().lines.is_empty());
-    OpenOptions::new().append(true).open(&log).unwrap().write_all(b"f\nnew\n").unwrap();
     let batch = reader.poll(1 << 20).unwrap();
-    assert_eq!(lines(&batch).iter().map(|l| (l.1, l.2.as_str())).collect::<Vec<_>>(), [(0, "new")]);
+    assert!(batch.lines.is_empty());
+    OpenOptions::new().append(true).open(&log).unwrap().write_all(b"f\nnew\n").unwrap();
+    // Also by another process that knows only the cursor.
+    let mut other = Reader::open(Config::new(&log, StartAt::End), Some(batch.cursor)).unwrap();
+    for reader in [&mut reader, &mut other] {
+        let batch = reader.poll(1 << 20).unwrap();
+        assert_eq!(lines(&batch).iter().map(|l| (l.1, l.2.as_str())).collect::<Vec<_>>(), [(0, "new")]);
+    }
 }
 
 #[test]
