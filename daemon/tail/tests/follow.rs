@@ -332,6 +332,12 @@ fn a_hole_larger_than_the_disk_is_passed_over_at_once() {
     file.write_all_at(b"more\n", (1 << 42) + 6).unwrap();
     let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), Some(batch.cursor)).unwrap();
     assert_eq!(texts(&everything(&mut reader)), ["more"]);
+    // So it is when the log is compared with a copy of it.
+    let copy = File::create(dir.path().join("copy")).unwrap();
+    copy.write_all_at(b"after\nmore\nlast\n", 1 << 42).unwrap();
+    fs::rename(dir.path().join("copy"), &log).unwrap();
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["last".into()], vec![Oddity::Truncated, Oddity::Unlinked]));
 }
 
 #[test]
