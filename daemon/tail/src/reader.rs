@@ -165,6 +165,8 @@ pub struct Reader {
     pub(crate) known: BTreeSet<Stamp>,
     /// Rotated logs that were seen and not begun.
     pub(crate) waiting: BTreeSet<Stamp>,
+    /// Those of them that this look finds, listed once.
+    ahead: BTreeMap<Stamp, Backup>,
     pub(crate) active: Option<Active>,
     /// The newest last.
     pub(crate) orphans: Vec<Orphan>,
@@ -185,6 +187,7 @@ impl Reader {
             names,
             known: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            ahead: BTreeMap::new(),
             active: None,
             orphans: Vec::new(),
             gaps: Vec::new(),
@@ -238,6 +241,7 @@ impl Reader {
     /// When a file cannot be read. Lines read before that are returned first, and the error by the next call.
     pub fn poll(&mut self, budget: usize) -> Result<Batch, TailError> {
         let mut lines = Vec::new();
+        self.ahead.clear();
         let outcome = match self.read_on(budget, &mut lines) {
             Ok(false) => self.read_orphans(budget, &mut lines),
             other => other,
@@ -297,7 +301,8 @@ impl Reader {
             _ => None,
         };
         let waiting = std::mem::take(&mut self.waiting);
-        if waiting.iter().any(|stamp| !there.contains_key(stamp)) {
+        let mut seen = waiting.iter().chain(self.known.iter().rev().skip(1));
+        if seen.any(|stamp| !there.contains_key(stamp)) {
             // Of a log that is compressed meanwhile a listing can show neither name.
             there = self.list()?;
         }
@@ -308,6 +313,9 @@ impl Reader {
                 self.gap(0, format!("{log}, rotated {gone}, was removed before it was read; its lines are lost"));
             }
         }
+        // Names of logs removed since are forgotten, but for the newest: it stands in the cursor.
+        let newest = self.known.last().cloned();
+        self.known.retain(|s| there.contains_key(s) || Some(s) == newest.as_ref());
         there.retain(|stamp, _| !self.known.contains(stamp) && reading.as_ref() != Some(stamp));
         // The oldest may be the very file that is open as the log.
         let open = matches!(&self.active, Some(Active { kind: Kind::Live { .. }, .. }));
@@ -364,7 +372,13 @@ impl Reader {
     /// Opens the next file: the oldest rotated log that is not done with, else the log itself.
     fn advance(&mut self) -> Result<bool, TailError> {
         loop {
-            if let Some((stamp, backup)) = self.look_around()?.pop_first() {
+            if self.ahead.is_empty() {
+                self.ahead = self.look_around()?;
+            }
+            if let Some((stamp, backup)) = self.ahead.pop_first() {
+                if self.known.contains(&stamp) {
+                    continue;
+                }
                 self.start_backup(stamp, &backup)?;
                 if self.active.is_some() {
                     return Ok(true);
@@ -608,10 +622,6 @@ impl Reader {
             self.waiting.remove(done);
             self.known.insert(done.clone());
         }
-        // Names of logs removed since are forgotten, but for the newest: it stands in the cursor.
-        let there = self.list()?;
-        let newest = self.known.last().cloned();
-        self.known.retain(|s| there.contains_key(s) || Some(s) == newest.as_ref());
         if let Some(active) = self.active.take().filter(|active| watch && active.source.is_plain()) {
             self.hold(active, false, done);
         }

@@ -381,3 +381,20 @@ fn a_log_that_was_rotated_and_compressed_is_not_deleted_while_the_next_rotation_
     let batch = everything(&mut reader);
     assert_eq!((texts(&batch), oddities(&batch), batch.gaps), (vec!["two".into()], vec![], vec![]));
 }
+
+#[test]
+fn thousands_of_rotated_logs_are_read_without_listing_them_for_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    for number in 0..2000 {
+        let name = format!("audit-2026-01-15T10-{:02}-{:02}.000.log", number / 60, number % 60);
+        fs::write(dir.path().join(name), format!("line {number}\n")).unwrap();
+    }
+    append(&log, "now\n");
+    // What other programs do meanwhile does not count.
+    let spent = || nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap();
+    let before = spent();
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+    assert_eq!(everything(&mut reader).lines.len(), 2001);
+    assert!((spent() - before).tv_sec() < 2, "{:?}", spent() - before);
+}
