@@ -486,7 +486,7 @@ impl AuditWatch {
             }
         }
         // What is not in the lines cannot be judged again, nor in which order the lines of two files came.
-        let two_files = batch.cursor.orphan.as_ref().is_some_and(|(_, alive)| *alive);
+        let two_files = batch.cursor.orphan.iter().chain(&batch.cursor.orphans).any(|(_, alive)| *alive);
         self.remember |= two_files || !batch.signs.is_empty() || !batch.gaps.is_empty() || !bad_in.is_empty();
         for (file, (line, count)) in &bad_in {
             let position = Position { file, line: *line };

@@ -138,8 +138,15 @@ mod tests {
 
     #[test]
     fn places_of_several_logs_and_of_the_single_one_of_before_are_read() {
-        let cursor =
-            Cursor { path: "/a".into(), done: None, read: None, waiting: Vec::new(), file: None, orphan: None };
+        let cursor = Cursor {
+            path: "/a".into(),
+            done: None,
+            read: None,
+            waiting: Vec::new(),
+            file: None,
+            orphan: None,
+            orphans: Vec::new(),
+        };
         let one = serde_json::to_vec(&cursor).unwrap_or_default();
         let many = serde_json::to_vec(&[&cursor, &cursor]).unwrap_or_default();
         assert_eq!(places_of(&one).logs, std::slice::from_ref(&cursor));

@@ -39,12 +39,15 @@ pub struct FileMark {
     pub ino: u64,
     /// What the file is recognised by.
     pub print: Fingerprint,
-    /// Bytes of it that are done with (of its content, where it is gzipped): the start of the next line.
+    /// Bytes of it that are done with (of its content, where it is gzipped): nearly always the start of the next line.
     pub offset: u64,
     /// The bytes just before the offset: a file that was cut and has grown again begins as it did. None in a cursor of
     /// before there was this, and where they are not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail: Option<Fingerprint>,
+    /// The offset is within a line of which nothing is delivered: it is too long, which was told, or its start is unknown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub passing: bool,
     /// Lines before the offset; none when reading began in the middle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u64>,
@@ -71,6 +74,9 @@ pub struct Cursor {
     /// A file that lost the log's name while its writer held it, and whether it is known to be written to still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orphan: Option<(FileMark, bool)>,
+    /// Earlier ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orphans: Vec<(FileMark, bool)>,
 }
 
 impl Cursor {

@@ -15,6 +15,7 @@
 
 mod backup;
 mod cursor;
+mod orphan;
 mod reader;
 mod resume;
 mod source;

@@ -10,6 +10,7 @@ use picket_model::{Gap, GapReason};
 
 use crate::backup::{Backup, Names, Stamp};
 use crate::cursor::{Cursor, FileMark, Fingerprint};
+use crate::orphan::Orphan;
 use crate::resume::SEARCHES;
 use crate::source::{Identity, Source, is_shortage};
 use crate::splitter::{Piece, Splitter};
@@ -18,9 +19,6 @@ use crate::splitter::{Piece, Splitter};
 const MAX_LINE: usize = 16 << 20;
 /// How much is read at once.
 const CHUNK: usize = 128 << 10;
-/// How much the log must give, and a file that lost its name nothing, for that file to be let go.
-const ORPHAN_QUIET: u64 = 1 << 20;
-
 /// Where reading begins on a node that has no cursor yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartAt {
@@ -141,7 +139,7 @@ pub(crate) enum Kind {
         /// Another file has the name now.
         replaced: bool,
     },
-    /// A rotated log. Nobody writes to it any more.
+    /// A rotated log. Lumberjack does not write to it any more.
     Backup(Stamp),
     /// A log some other rotator put away. Nobody writes to it any more.
     Moved,
@@ -158,17 +156,6 @@ pub(crate) struct Active {
     pub(crate) unlinked: bool,
 }
 
-/// A file that lost the log's name otherwise than by lumberjack's rotation. Its writer may not know: what comes into it
-/// is read as long as anything comes.
-#[derive(Debug)]
-pub(crate) struct Orphan {
-    pub(crate) active: Active,
-    /// What the log itself gave since this one last gave anything.
-    pub(crate) quiet: u64,
-    /// It is known to be written to, or to have no name at all.
-    pub(crate) alive: bool,
-}
-
 /// Follows one audit log.
 #[derive(Debug)]
 pub struct Reader {
@@ -178,8 +165,11 @@ pub struct Reader {
     pub(crate) known: BTreeSet<Stamp>,
     /// Rotated logs that were seen and not begun.
     pub(crate) waiting: BTreeSet<Stamp>,
+    /// Those of them that this look finds, listed once.
+    ahead: BTreeMap<Stamp, Backup>,
     pub(crate) active: Option<Active>,
-    pub(crate) orphan: Option<Orphan>,
+    /// The newest last.
+    pub(crate) orphans: Vec<Orphan>,
     gaps: Vec<Gap>,
     signs: Vec<Sign>,
     buffer: Vec<u8>,
@@ -197,8 +187,9 @@ impl Reader {
             names,
             known: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            ahead: BTreeMap::new(),
             active: None,
-            orphan: None,
+            orphans: Vec::new(),
             gaps: Vec::new(),
             signs: Vec::new(),
             buffer: Vec::new(),
@@ -232,13 +223,15 @@ impl Reader {
     /// Where the reader stands.
     pub fn cursor(&self) -> Cursor {
         let newest = |stamps: &BTreeSet<Stamp>| stamps.iter().rev().take(Cursor::MOST_NAMED).cloned().collect();
+        let mut orphans: Vec<_> = self.orphans.iter().map(Orphan::mark).collect();
         Cursor {
             path: self.config.shown.clone(),
             done: self.known.last().cloned(),
             read: Some(newest(&self.known)),
             waiting: newest(&self.waiting),
             file: self.active.as_ref().map(Active::mark),
-            orphan: self.orphan.as_ref().map(|orphan| (orphan.active.mark(), orphan.alive)),
+            orphan: orphans.pop(),
+            orphans,
         }
     }
 
@@ -248,8 +241,9 @@ impl Reader {
     /// When a file cannot be read. Lines read before that are returned first, and the error by the next call.
     pub fn poll(&mut self, budget: usize) -> Result<Batch, TailError> {
         let mut lines = Vec::new();
+        self.ahead.clear();
         let outcome = match self.read_on(budget, &mut lines) {
-            Ok(false) => self.read_orphan(budget, &mut lines),
+            Ok(false) => self.read_orphans(budget, &mut lines),
             other => other,
         };
         let more = match outcome {
@@ -272,7 +266,7 @@ impl Reader {
                 0 => return Ok(false),
                 read => {
                     used += read;
-                    if let Some(orphan) = &mut self.orphan {
+                    for orphan in &mut self.orphans {
                         orphan.quiet += read as u64;
                     }
                 }
@@ -281,42 +275,13 @@ impl Reader {
         Ok(true)
     }
 
-    /// Reads what came into a file that lost its name, once the log itself is read to its end.
-    fn read_orphan(&mut self, budget: usize, lines: &mut Vec<Line>) -> Result<bool, TailError> {
-        let Some(Orphan { active, mut quiet, mut alive }) = self.orphan.take() else { return Ok(false) };
-        let log = self.active.replace(active);
-        let mut used = 0;
-        let outcome = loop {
-            if used >= budget {
-                break Ok(true);
-            }
-            match self.read(lines) {
-                Ok(0) => break Ok(false),
-                Ok(read) => used += read,
-                Err(error) => break Err(error),
-            }
-        };
-        let Some(mut active) = std::mem::replace(&mut self.active, log) else { return Ok(false) };
-        if used > 0 {
-            (quiet, alive) = (0, true);
-            if !std::mem::replace(&mut active.unlinked, true) {
-                self.sign(Oddity::Unlinked, Arc::clone(&active.shown), active.splitter.lines().unwrap_or(0));
-            }
-        }
-        // Its writer has begun anew, with the log's name.
-        if quiet < ORPHAN_QUIET && outcome.is_ok() {
-            self.orphan = Some(Orphan { active, quiet, alive });
-        }
-        outcome
-    }
-
     /// How many bytes are there that were not read yet, as far as can be seen from outside: a gzipped log counts with
     /// its size on disk, and the one being read not at all.
     pub fn behind(&mut self) -> u64 {
         let unread = self.look_around().unwrap_or_default();
         let size = |path: &Path| Identity::at(path).ok().flatten().map_or(0, |(_, size)| size);
         let left = |active: &Active| active.source.size().unwrap_or(0).saturating_sub(active.source.pos());
-        let orphan = self.orphan.as_ref().map_or(0, |orphan| left(&orphan.active));
+        let orphan: u64 = self.orphans.iter().map(|orphan| left(&orphan.active)).sum();
         let (here, rest) = match &self.active {
             None => (0, true),
             Some(active) => (left(active), !matches!(active.kind, Kind::Live { replaced: false })),
@@ -336,7 +301,8 @@ impl Reader {
             _ => None,
         };
         let waiting = std::mem::take(&mut self.waiting);
-        if waiting.iter().any(|stamp| !there.contains_key(stamp)) {
+        let mut seen = waiting.iter().chain(self.known.iter().rev().skip(1));
+        if seen.any(|stamp| !there.contains_key(stamp)) {
             // Of a log that is compressed meanwhile a listing can show neither name.
             there = self.list()?;
         }
@@ -347,6 +313,9 @@ impl Reader {
                 self.gap(0, format!("{log}, rotated {gone}, was removed before it was read; its lines are lost"));
             }
         }
+        // Names of logs removed since are forgotten, but for the newest: it stands in the cursor.
+        let newest = self.known.last().cloned();
+        self.known.retain(|s| there.contains_key(s) || Some(s) == newest.as_ref());
         there.retain(|stamp, _| !self.known.contains(stamp) && reading.as_ref() != Some(stamp));
         // The oldest may be the very file that is open as the log.
         let open = matches!(&self.active, Some(Active { kind: Kind::Live { .. }, .. }));
@@ -387,15 +356,29 @@ impl Reader {
         if let Kind::Backup(stamp) = &kind {
             self.waiting.remove(stamp);
         }
-        let splitter = Splitter::new(self.config.max_line, 0, Some(0));
-        self.active =
-            Some(Active { kind, shown: self.shown(path), path: path.to_owned(), source, splitter, unlinked: false });
+        let (shown, path) = (self.shown(path), path.to_owned());
+        // It may have lost the log's name before, and got it or another one now: it is read on then.
+        let held = self.orphans.iter().position(|orphan| orphan.active.source.identity == source.identity);
+        let active = match held.map(|at| self.orphans.remove(at).active) {
+            Some(held) if source.is_plain() => Active { kind, shown, path, unlinked: false, ..held },
+            _ => {
+                let splitter = Splitter::new(self.config.max_line, 0, Some(0));
+                Active { kind, shown, path, source, splitter, unlinked: false }
+            }
+        };
+        self.active = Some(active);
     }
 
     /// Opens the next file: the oldest rotated log that is not done with, else the log itself.
     fn advance(&mut self) -> Result<bool, TailError> {
         loop {
-            if let Some((stamp, backup)) = self.look_around()?.pop_first() {
+            if self.ahead.is_empty() {
+                self.ahead = self.look_around()?;
+            }
+            if let Some((stamp, backup)) = self.ahead.pop_first() {
+                if self.known.contains(&stamp) {
+                    continue;
+                }
                 self.start_backup(stamp, &backup)?;
                 if self.active.is_some() {
                     return Ok(true);
@@ -455,7 +438,7 @@ impl Reader {
     }
 
     /// Reads one chunk of the active file.
-    fn read(&mut self, lines: &mut Vec<Line>) -> Result<usize, TailError> {
+    pub(crate) fn read(&mut self, lines: &mut Vec<Line>) -> Result<usize, TailError> {
         let Some(active) = &mut self.active else { return Ok(0) };
         self.buffer.resize(CHUNK, 0);
         let before = active.source.pos();
@@ -481,7 +464,7 @@ impl Reader {
                 let shown = Arc::clone(&active.shown);
                 self.sign(Oddity::Lost, shown, 0);
                 self.gap(0, detail);
-                self.finish(lines)?;
+                self.finish(lines, false)?;
                 return Ok(1);
             }
         };
@@ -504,10 +487,10 @@ impl Reader {
                 Piece::Line { bytes, offset, number } => {
                     lines.push(Line { bytes, file: Arc::clone(&file), number, offset });
                 }
-                Piece::TooLong { bytes, number } => {
+                Piece::TooLong { number } => {
                     let limit = self.config.max_line;
                     self.sign(Oddity::TooLong, Arc::clone(&file), number);
-                    self.gap(1, format!("line {number} of {file} has {bytes} bytes, more than the limit of {limit}"));
+                    self.gap(1, format!("line {number} of {file} has more than {limit} bytes and is passed over"));
                 }
                 Piece::Torn { offset } => {
                     self.sign(Oddity::Truncated, Arc::clone(&file), 0);
@@ -536,7 +519,7 @@ impl Reader {
     fn at_end(&mut self, lines: &mut Vec<Line>) -> Result<bool, TailError> {
         let Some(active) = &mut self.active else { return Ok(false) };
         let Kind::Live { replaced } = &mut active.kind else {
-            self.finish(lines)?;
+            self.finish(lines, true)?;
             return Ok(true);
         };
         let identity = active.source.identity;
@@ -568,7 +551,7 @@ impl Reader {
         if size > 0 && self.replaced()? {
             return Ok(true);
         }
-        self.finish(lines)?;
+        self.finish(lines, true)?;
         Ok(true)
     }
 
@@ -595,6 +578,9 @@ impl Reader {
         }
         let path = self.config.path.clone();
         let Some(mut source) = self.open_if_there(&path)? else { return Ok(false) };
+        if self.orphans.iter().any(|orphan| orphan.active.source.identity == source.identity) {
+            return Ok(false);
+        }
         let Some(mut old) = self.active.take() else { return Ok(false) };
         // A copy, perhaps with changes: what it has in common with what was read is not read again.
         let (offset, lines) = old.source.shared(&source).unwrap_or((0, 0));
@@ -611,12 +597,12 @@ impl Reader {
         let kind = Kind::Live { replaced: false };
         let shown = self.shown(&path);
         self.active = Some(Active { kind, path, shown, source, splitter, unlinked: false });
-        self.orphan = Some(Orphan { active: old, quiet: 0, alive: nameless });
+        self.hold(old, nameless, None);
         Ok(true)
     }
 
-    /// The active file is done with.
-    fn finish(&mut self, lines: &mut Vec<Line>) -> Result<(), TailError> {
+    /// The active file is done with, but for what its writer may still write to it if that is to be watched.
+    fn finish(&mut self, lines: &mut Vec<Line>, watch: bool) -> Result<(), TailError> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let done = match &active.kind {
             Kind::Backup(stamp) => Some(stamp.clone()),
@@ -632,15 +618,13 @@ impl Reader {
             active.splitter.close(&mut pieces);
         }
         self.deliver(pieces, lines);
-        if let Some(done) = done {
-            self.waiting.remove(&done);
-            self.known.insert(done);
+        if let Some(done) = &done {
+            self.waiting.remove(done);
+            self.known.insert(done.clone());
         }
-        // Names of logs removed since are forgotten, but for the newest: it stands in the cursor.
-        let there = self.list()?;
-        let newest = self.known.last().cloned();
-        self.known.retain(|s| there.contains_key(s) || Some(s) == newest.as_ref());
-        self.active = None;
+        if let Some(active) = self.active.take().filter(|active| watch && active.source.is_plain()) {
+            self.hold(active, false, done);
+        }
         Ok(())
     }
 
@@ -674,7 +658,7 @@ impl Reader {
 }
 
 impl Active {
-    fn mark(&self) -> FileMark {
+    pub(crate) fn mark(&self) -> FileMark {
         let offset = self.splitter.start();
         FileMark {
             stamp: match &self.kind {
@@ -688,6 +672,7 @@ impl Active {
             tail: Some(self.splitter.tail())
                 .filter(|tail| !tail.is_empty())
                 .map(|tail| Fingerprint::of(offset.saturating_sub(tail.len() as u64), tail)),
+            passing: self.splitter.is_passing(),
             lines: self.splitter.lines(),
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::backup::{Backup, Stamp, time_of};
 use crate::cursor::{Cursor, FileMark};
-use crate::reader::{Active, Kind, Oddity, Orphan, Reader, StartAt, TailError};
+use crate::reader::{Active, Kind, Oddity, Reader, StartAt, TailError};
 use crate::source::{Identity, Source, is_shortage};
 use crate::splitter::Splitter;
 
@@ -35,7 +35,7 @@ impl Reader {
                         path,
                         source,
                         unlinked: false,
-                        splitter: if whole { splitter } else { splitter.drop_first() },
+                        splitter: splitter.within_line(!whole),
                     });
                 }
             }
@@ -60,7 +60,7 @@ impl Reader {
         // Kept also when that file is gone, so that the next cursor does not forget it.
         self.known.extend(cursor.done.clone().filter(|done| reading.as_ref() != Some(done)));
         self.waiting = cursor.waiting.iter().filter(|s| !self.known.contains(*s)).cloned().collect();
-        if let Some((mark, alive)) = &cursor.orphan {
+        for (mark, alive) in cursor.orphans.iter().chain(&cursor.orphan) {
             self.resume_orphan(mark, *alive)?;
         }
         let Some(mark) = cursor.file else { return Ok(()) };
@@ -70,11 +70,18 @@ impl Reader {
         if self.find(&mark, backups)? {
             return Ok(());
         }
+        let begins = self.begins_as(&self.config.path, &mark);
+        if !begins && let Some((path, source)) = self.cut_and_renamed(&mark)? {
+            self.start(Kind::Live { replaced: true }, &path, source);
+            let shown = self.shown(&path);
+            self.gap(0, format!("{shown} was cut or written anew while nobody was reading it; what was written after byte {} may be lost", mark.offset));
+            self.sign(Oddity::Truncated, shown, 0);
+            return Ok(());
+        }
         let detail = match (Identity::at(&self.config.path), &mark.stamp) {
             // Inodes are used again: with rotated logs to read, this is a younger log, unless it begins as the one did.
             (Ok(Some((identity, _))), None)
-                if self.begins_as(&mark)
-                    || identity == (Identity { dev: mark.dev, ino: mark.ino }) && !self.has_unread()? =>
+                if begins || identity == (Identity { dev: mark.dev, ino: mark.ino }) && !self.has_unread()? =>
             {
                 self.sign(Oddity::Truncated, self.config.shown.as_str().into(), 0);
                 format!(
@@ -102,12 +109,26 @@ impl Reader {
     }
 
     /// The log begins with the very bytes of the mark: it is that file, or was made from it.
-    fn begins_as(&self, mark: &FileMark) -> bool {
+    fn begins_as(&self, path: &Path, mark: &FileMark) -> bool {
         mark.print.len > 0
-            && self.open_if_there(&self.config.path).ok().flatten().is_some_and(|mut source| {
+            && self.open_if_there(path).ok().flatten().is_some_and(|mut source| {
                 let end = mark.print.at.saturating_add(u64::from(mark.print.len));
                 source.resume(mark.print, None, end).is_ok_and(|tail| tail.is_some())
             })
+    }
+
+    /// The file of the mark, where another rotator put it after it was cut.
+    fn cut_and_renamed(&self, mark: &FileMark) -> Result<Option<(PathBuf, Source)>, TailError> {
+        let identity = Identity { dev: mark.dev, ino: mark.ino };
+        for path in self.relatives()? {
+            if matches!(Identity::at(&path), Ok(Some((now, _))) if now == identity)
+                && self.begins_as(&path, mark)
+                && let Some(source) = self.open_if_there(&path)?
+            {
+                return Ok(Some((path, source)));
+            }
+        }
+        Ok(None)
     }
 
     /// Looks for the file of the mark under all names it may have by now.
@@ -164,34 +185,8 @@ impl Reader {
         Ok(())
     }
 
-    /// The file that its writer went on writing to after it had lost its name.
-    fn resume_orphan(&mut self, mark: &FileMark, alive: bool) -> Result<(), TailError> {
-        let identity = Identity { dev: mark.dev, ino: mark.ino };
-        for path in self.relatives()? {
-            if matches!(Identity::at(&path), Ok(Some((now, _))) if now == identity)
-                && let Some(mut source) = self.open_if_there(&path)?
-                && let Some(tail) = source.resume(mark.print, mark.tail, mark.offset).unwrap_or_default()
-            {
-                let splitter = Splitter::new(self.config.max_line, mark.offset, mark.lines).after(tail);
-                let kind = Kind::Live { replaced: true };
-                let active = Active { kind, shown: self.shown(&path), path, source, splitter, unlinked: true };
-                self.orphan = Some(Orphan { active, quiet: 0, alive });
-                return Ok(());
-            }
-        }
-        if alive {
-            let (log, offset) = (&self.config.shown, mark.offset);
-            let detail = format!(
-                "{log} had lost its name while its writer held it, and cannot be found since the reader's own start; \
-                 what was written to it after byte {offset} is lost"
-            );
-            self.gap(0, detail);
-        }
-        Ok(())
-    }
-
     /// Other files with the log's name at their start, but for lumberjack's.
-    fn relatives(&self) -> Result<Vec<PathBuf>, TailError> {
+    pub(crate) fn relatives(&self) -> Result<Vec<PathBuf>, TailError> {
         let mut all =
             self.names.relatives().map_err(|source| TailError::List { path: self.names.folder.clone(), source })?;
         all.retain(|p| *p != self.config.path && !self.names.is_backup(p));
@@ -223,7 +218,7 @@ impl Reader {
             shown: self.shown(path),
             path: path.to_owned(),
             source,
-            splitter: Splitter::new(self.config.max_line, mark.offset, mark.lines).after(tail),
+            splitter: Splitter::at(self.config.max_line, mark, tail),
             unlinked: false,
         });
         Ok(true)

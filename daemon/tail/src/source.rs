@@ -14,6 +14,12 @@ use nix::unistd::{Whence, lseek};
 use crate::cursor::{Fingerprint, PRINT_BYTES};
 use crate::splitter::{content, last_of};
 
+/// Most bytes that are unpacked in order to recognise a file. A log is rotated long before, unless it holds a hole that is
+/// larger than any disk.
+const MOST_UNPACKED: u64 = 4 << 30;
+/// Most bytes of two files that are compared: what they have in common after that is read again.
+const MOST_COMPARED: u64 = 512 << 20;
+
 enum Bytes {
     Plain(File),
     Gzip(Box<MultiGzDecoder<BufReader<File>>>),
@@ -103,6 +109,11 @@ impl Source {
     fn remember(&mut self, bytes: &[u8]) {
         let room = PRINT_BYTES.saturating_sub(self.print.len()).min(bytes.len());
         self.print.extend_from_slice(bytes.get(..room).unwrap_or_default());
+    }
+
+    /// Somebody may write to it.
+    pub(crate) const fn is_plain(&self) -> bool {
+        matches!(self.bytes, Bytes::Plain(_))
     }
 
     /// Its size on disk.
@@ -197,6 +208,9 @@ impl Source {
         let mut buffer = vec![0; 64 * 1024];
         let mut last = Vec::new();
         let known = print.at.saturating_add(u64::from(print.len));
+        if offset > MOST_UNPACKED {
+            return Ok(None);
+        }
         while self.pos < offset {
             let want = usize::try_from(offset - self.pos).unwrap_or(usize::MAX).min(buffer.len());
             let Some(part) = buffer.get_mut(..want) else { return Ok(None) };
@@ -218,7 +232,8 @@ impl Source {
         let (Bytes::Plain(mine), Bytes::Plain(theirs)) = (&self.bytes, &other.bytes) else { return Ok((0, 0)) };
         let (mut left, mut right) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
         let (mut at, mut shared, mut lines) = (0, 0, 0);
-        while at < self.pos {
+        let mut compared = 0;
+        while at < self.pos && compared < MOST_COMPARED {
             let most = usize::try_from(self.pos - at).unwrap_or(usize::MAX).min(left.len());
             let (Some(left), Some(right)) = (left.get_mut(..most), right.get_mut(..most)) else { break };
             let read = mine.read_at(left, at)?.min(theirs.read_at(right, at)?);
@@ -231,6 +246,15 @@ impl Source {
                 break;
             }
             at += same as u64;
+            compared += same as u64;
+            if left.iter().take(same).all(|byte| *byte == 0) {
+                // A hole can be larger than any disk.
+                at = data_from(mine, at)?.min(data_from(theirs, at)?);
+                // Asking moves the place that is read from.
+                for (mut file, pos) in [(mine, self.pos), (theirs, other.pos)] {
+                    file.seek(SeekFrom::Start(pos))?;
+                }
+            }
         }
         Ok((shared, lines))
     }
@@ -250,14 +274,7 @@ impl Source {
     /// Over bytes that no disk holds, to the next that one does or to the end. Says how many there were.
     pub(crate) fn skip_hole(&mut self) -> io::Result<u64> {
         let Bytes::Plain(file) = &mut self.bytes else { return Ok(0) };
-        let Ok(from) = i64::try_from(self.pos) else { return Ok(0) };
-        let to = match lseek(&*file, from, Whence::SeekData) {
-            Ok(to) => u64::try_from(to).unwrap_or(self.pos),
-            // Nothing but a hole up to the end.
-            Err(Errno::ENXIO) => file.metadata()?.len().max(self.pos),
-            // This file system knows no holes.
-            Err(_) => self.pos,
-        };
+        let to = data_from(file, self.pos)?;
         file.seek(SeekFrom::Start(to))?;
         let skipped = to - self.pos.min(to);
         self.pos = to;
@@ -285,6 +302,16 @@ impl Source {
         }
         self.pos = file.seek(SeekFrom::Start(len))?;
         Ok(last == [b'\n'])
+    }
+}
+
+/// Where the next byte is that a disk holds, or the end of the file. It is read from somewhere else after that.
+fn data_from(file: &File, at: u64) -> io::Result<u64> {
+    match i64::try_from(at).map(|at| lseek(file, at, Whence::SeekData)) {
+        Ok(Ok(to)) => Ok(u64::try_from(to).unwrap_or(at)),
+        Ok(Err(Errno::ENXIO)) => Ok(file.metadata()?.len().max(at)),
+        // This file system knows no holes.
+        Ok(Err(_)) | Err(_) => Ok(at),
     }
 }
 

@@ -2,15 +2,15 @@
 
 use memchr::memchr2;
 
-use crate::cursor::PRINT_BYTES;
+use crate::cursor::{FileMark, PRINT_BYTES};
 
 /// What comes out of bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     /// A complete line that is not blank, without its end.
     Line { bytes: Vec<u8>, offset: u64, number: u64 },
-    /// A line longer than the limit was passed over.
-    TooLong { bytes: u64, number: u64 },
+    /// A line is longer than the limit, and is passed over.
+    TooLong { number: u64 },
     /// NUL bytes in the middle of a file: it was cut while it was written, and something is missing here.
     Torn { offset: u64 },
 }
@@ -20,8 +20,8 @@ pub(crate) enum Piece {
 pub(crate) struct Splitter {
     max: usize,
     partial: Vec<u8>,
-    /// Bytes of a line already known to be too long.
-    passing: Option<u64>,
+    /// Within a line that is too long, or whose start nobody saw: what was seen of it is done with.
+    passing: bool,
     /// The bytes just before the unfinished line, as far as they are known, the last [`PRINT_BYTES`].
     tail: Vec<u8>,
     /// Where the unfinished line begins.
@@ -30,8 +30,6 @@ pub(crate) struct Splitter {
     pos: u64,
     lines: Option<u64>,
     in_hole: bool,
-    /// The rest of a line whose start nobody saw is dropped.
-    drop_first: bool,
 }
 
 impl Splitter {
@@ -39,18 +37,23 @@ impl Splitter {
         Self {
             max,
             partial: Vec::new(),
-            passing: None,
+            passing: false,
             tail: Vec::new(),
             start: offset,
             pos: offset,
             lines,
             in_hole: false,
-            drop_first: false,
         }
     }
 
-    pub(crate) fn drop_first(mut self) -> Self {
-        self.drop_first = true;
+    /// At a place before which are these bytes.
+    pub(crate) fn at(max: usize, mark: &FileMark, before: Vec<u8>) -> Self {
+        Self { passing: mark.passing, tail: before, ..Self::new(max, mark.offset, mark.lines) }
+    }
+
+    /// The rest of a line whose start nobody saw is dropped.
+    pub(crate) fn within_line(mut self, is_within: bool) -> Self {
+        self.passing = is_within;
         self
     }
 
@@ -77,6 +80,11 @@ impl Splitter {
     /// Where the unfinished line begins: everything before is done with.
     pub(crate) const fn start(&self) -> u64 {
         self.start
+    }
+
+    /// That is within a line of which nothing is delivered.
+    pub(crate) const fn is_passing(&self) -> bool {
+        self.passing
     }
 
     pub(crate) const fn lines(&self) -> Option<u64> {
@@ -116,7 +124,7 @@ impl Splitter {
             }
             let end = memchr2(b'\n', 0, chunk);
             let (head, rest) = chunk.split_at(end.unwrap_or(chunk.len()));
-            self.take(head);
+            self.take(head, out);
             match rest.split_first() {
                 None => return,
                 Some((b'\n', rest)) => {
@@ -129,8 +137,7 @@ impl Splitter {
                         out.push(Piece::Torn { offset: self.pos });
                     }
                     self.partial = Vec::new();
-                    self.passing = None;
-                    self.drop_first = false;
+                    self.passing = false;
                     self.in_hole = true;
                     chunk = rest;
                 }
@@ -138,39 +145,44 @@ impl Splitter {
         }
     }
 
-    fn take(&mut self, bytes: &[u8]) {
+    fn take(&mut self, bytes: &[u8], out: &mut Vec<Piece>) {
         self.pos += bytes.len() as u64;
-        if let Some(passed) = &mut self.passing {
-            *passed += bytes.len() as u64;
-        } else if self.drop_first {
-            self.start = self.pos;
-        } else if self.partial.len() + bytes.len() > self.max {
-            self.passing = Some((self.partial.len() + bytes.len()) as u64);
+        if !self.passing && self.partial.len() + bytes.len() > self.max {
+            self.passing = true;
             self.partial = Vec::new();
+            // Told now: its end may never come.
+            out.push(Piece::TooLong { number: self.number() });
+        }
+        if self.passing {
+            self.start = self.pos;
         } else {
             self.partial.extend_from_slice(bytes);
         }
     }
 
+    /// Of the line being read; 0 when not known.
+    fn number(&self) -> u64 {
+        self.lines.map_or(0, |n| n + 1)
+    }
+
     fn finish(&mut self, out: &mut Vec<Piece>) {
-        let number = self.lines.map_or(0, |n| n + 1);
+        let number = self.number();
         let offset = self.start;
         self.start = self.pos;
         self.lines = self.lines.map(|n| n + 1);
-        if std::mem::take(&mut self.drop_first) {
+        if std::mem::take(&mut self.passing) {
             return;
         }
         let bytes = std::mem::take(&mut self.partial);
-        if let Some(passed) = self.passing.take() {
-            out.push(Piece::TooLong { bytes: passed, number });
-        } else if !bytes.iter().all(u8::is_ascii_whitespace) {
+        if !bytes.iter().all(u8::is_ascii_whitespace) {
             out.push(Piece::Line { bytes, offset, number });
         }
     }
 
     /// The file is at its end for good: a last line without an end is a line too.
     pub(crate) fn close(&mut self, out: &mut Vec<Piece>) {
-        if self.passing.is_some() || !self.partial.is_empty() {
+        if self.passing || !self.partial.is_empty() {
+            self.tail = self.recent();
             self.finish(out);
         }
     }
@@ -217,17 +229,30 @@ mod tests {
     #[test]
     fn lines_holes_and_lengths() {
         assert_eq!(split(9, &[b"a\n\nbc", b"d\nx"]), [line("a", 0, 1), line("bcd", 3, 3), line("x", 7, 4)]);
-        assert_eq!(split(3, &[b"abcd", b"ef\nok\n"]), [Piece::TooLong { bytes: 6, number: 1 }, line("ok", 7, 2)]);
+        assert_eq!(split(3, &[b"abcd", b"ef\nok\n"]), [Piece::TooLong { number: 1 }, line("ok", 7, 2)]);
         assert_eq!(split(9, &[b"\0\0\0", b"\0a\n"]), [line("a", 4, 1)], "a hole at the start is no loss here");
         assert_eq!(split(9, &[b"a\nhal\0\0", b"\0b\n"]), [line("a", 0, 1), Piece::Torn { offset: 5 }, line("b", 8, 2)]);
     }
 
     #[test]
     fn the_rest_of_an_unseen_line_is_dropped() {
-        let mut splitter = Splitter::new(9, 100, None).drop_first();
+        let mut splitter = Splitter::new(9, 100, None).within_line(true);
         let mut out = Vec::new();
         splitter.feed(b"est\nnew\n", &mut out);
         assert_eq!(out, [line("new", 104, 0)]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_told_before_it_ends_and_what_was_passed_is_done_with() {
+        let mut splitter = Splitter::new(3, 0, Some(0));
+        let mut out = Vec::new();
+        splitter.feed(b"a\nbcde", &mut out);
+        assert_eq!(out, [line("a", 0, 1), Piece::TooLong { number: 2 }]);
+        assert_eq!((splitter.start(), splitter.is_passing(), splitter.tail()), (6, true, &b"a\nbcde"[..]));
+        out.clear();
+        splitter.feed(b"fghijk", &mut out);
+        splitter.feed(b"l\nm\n", &mut out);
+        assert_eq!(out, [line("m", 14, 3)]);
     }
 
     proptest! {

@@ -3,15 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 
 use flate2::bufread::MultiGzDecoder;
+use memchr::memchr2;
+use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 use picket_checks::AuditEntries;
 use picket_host::{Host, ReadError};
 
 /// Most bytes of one line; the API server is told to cut events long before.
-const LONGEST: u64 = 16 << 20;
+const LONGEST: usize = 16 << 20;
 /// Most bytes that come out of one packed file.
 const LARGEST: u64 = 1 << 30;
 /// Read at once from the disk.
@@ -26,8 +29,10 @@ type Id = (u64, u64);
 
 #[derive(Debug, Clone, Default)]
 struct Count {
-    /// Bytes of the file that are accounted for: up to the end of a line.
+    /// Bytes of the file that are accounted for: up to the end of a line, or within one that is too long.
     read: u64,
+    /// Within a line that is too long: it was counted already.
+    passing: bool,
     lines: u32,
     entries: AuditEntries,
 }
@@ -90,77 +95,163 @@ impl Count {
     /// Reads on in a file that grows. Says whether everything up to its last whole line is counted.
     fn plain(&mut self, path: &str, mut file: File, budget: &mut u64) -> io::Result<bool> {
         file.seek(SeekFrom::Start(self.read))?;
-        let mut reader = BufReader::with_capacity(BUFFER, file);
+        let mut buffer = vec![0; BUFFER];
         let mut line = Vec::new();
-        while *budget > 0 {
-            match next_line(&mut reader, &mut line)? {
-                Some((bytes, true)) => {
-                    *budget = budget.saturating_sub(bytes);
-                    self.read += bytes;
-                    self.line(path, &line, bytes);
-                }
+        // A line that was begun is read to its end, which is not far.
+        while *budget > 0 || !line.is_empty() {
+            let chunk = match file.read(&mut buffer)? {
                 // One that is being written counts when it is whole.
-                Some((_, false)) | None => return Ok(true),
+                0 => return Ok(true),
+                read => buffer.get(..read).unwrap_or_default(),
+            };
+            *budget = budget.saturating_sub(chunk.len() as u64);
+            self.feed(path, chunk, &mut line);
+            if line.is_empty() && chunk.last() == Some(&0) {
+                // A hole can be larger than any disk.
+                self.read = behind_hole(&file, self.read)?;
+                file.seek(SeekFrom::Start(self.read))?;
             }
         }
-        Ok(reader.fill_buf()?.is_empty())
+        Ok(file.read(&mut [0])? == 0)
     }
 
     /// Reads a packed file, which does not change any more, in one go. What is damaged is not read again.
     fn packed(&mut self, path: &str, file: File, size: u64, budget: &mut u64) {
-        let unpacked = MultiGzDecoder::new(BufReader::with_capacity(BUFFER, file)).take(LARGEST);
-        let mut reader = BufReader::with_capacity(BUFFER, unpacked);
+        let mut unpacked = MultiGzDecoder::new(BufReader::with_capacity(BUFFER, file)).take(LARGEST);
+        let mut buffer = vec![0; BUFFER];
         let mut line = Vec::new();
-        *self = Self { read: size, ..Self::default() };
+        *self = Self::default();
         loop {
-            match next_line(&mut reader, &mut line) {
-                Ok(Some((bytes, _))) => {
-                    *budget = budget.saturating_sub(bytes);
-                    self.line(path, &line, bytes);
+            match unpacked.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => {
+                    *budget = budget.saturating_sub(read as u64);
+                    self.feed(path, buffer.get(..read).unwrap_or_default(), &mut line);
                 }
-                Ok(None) => break,
                 Err(error) => {
                     self.entries.unread = Some(format!("{path} cannot be read to its end: {error}"));
-                    return;
+                    break;
                 }
             }
         }
-        if reader.get_ref().limit() == 0 {
+        if unpacked.limit() == 0 {
             self.entries.unread = Some(format!("{path} is larger than is read"));
+        } else if self.entries.unread.is_none() {
+            self.entries.add(&line, path, self.lines.saturating_add(1));
         }
+        self.read = size;
     }
 
-    fn line(&mut self, path: &str, line: &[u8], bytes: u64) {
-        self.lines = self.lines.saturating_add(1);
-        if bytes > LONGEST {
-            self.entries.malformed += 1;
-            self.entries.unread = Some(format!("line {} of {path} is longer than is read", self.lines));
-        } else {
-            self.entries.add(line, path, self.lines);
+    /// Takes the next bytes of the file; `line` holds the unfinished line, at most [`LONGEST`].
+    fn feed(&mut self, path: &str, mut chunk: &[u8], line: &mut Vec<u8>) {
+        while let Some(first) = chunk.first() {
+            if *first == 0 && line.is_empty() && !self.passing {
+                // Where a log was cut while its writer went on, a hole of zeros is left.
+                let hole = chunk.iter().position(|b| *b != 0).unwrap_or(chunk.len());
+                self.read += hole as u64;
+                chunk = chunk.get(hole..).unwrap_or_default();
+                continue;
+            }
+            let (head, rest) = chunk.split_at(memchr2(b'\n', 0, chunk).unwrap_or(chunk.len()));
+            if self.passing {
+                self.read += head.len() as u64;
+            } else if line.len() + head.len() > LONGEST {
+                self.read += (line.len() + head.len()) as u64;
+                *line = Vec::new();
+                self.passing = true;
+                self.entries.malformed += 1;
+                let number = self.lines.saturating_add(1);
+                self.entries.unread = Some(format!("line {number} of {path} is longer than is read"));
+            } else {
+                line.extend_from_slice(head);
+            }
+            let Some((end, after)) = rest.split_first() else { return };
+            let number = self.lines.saturating_add(1);
+            if !std::mem::take(&mut self.passing) {
+                self.entries.add(line, path, number);
+                self.read += line.len() as u64;
+                line.clear();
+                line.shrink_to(BUFFER);
+            }
+            // A hole in the middle of a line is no end of it, but what comes after it begins anew.
+            chunk = rest;
+            if *end == b'\n' {
+                (self.lines, chunk) = (number, after);
+                self.read += 1;
+            }
         }
     }
 }
 
-/// The next line, how many bytes it takes in the file, and whether it ends with a newline. Of one that is too long only
-/// the beginning is given.
-fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Option<(u64, bool)>> {
-    line.clear();
-    line.shrink_to(BUFFER);
-    let mut bytes = reader.by_ref().take(LONGEST + 1).read_until(b'\n', line)? as u64;
-    let mut whole = line.last() == Some(&b'\n');
-    if bytes > LONGEST && !whole {
-        line.truncate(BUFFER);
-        loop {
-            let buffer = reader.fill_buf()?;
-            let end = buffer.iter().position(|b| *b == b'\n');
-            let step = end.map_or(buffer.len(), |at| at + 1);
-            whole = end.is_some();
-            reader.consume(step);
-            bytes += step as u64;
-            if whole || step == 0 {
-                break;
-            }
+/// Where the next byte is that a disk holds, or the end of the file.
+fn behind_hole(file: &File, at: u64) -> io::Result<u64> {
+    match i64::try_from(at).map(|at| lseek(file, at, Whence::SeekData)) {
+        Ok(Ok(to)) => Ok(u64::try_from(to).unwrap_or(at)),
+        Ok(Err(Errno::ENXIO)) => Ok(file.metadata()?.len().max(at)),
+        // This file system knows no holes.
+        Ok(Err(_)) | Err(_) => Ok(at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    use picket_service::clock::SystemClock;
+
+    use super::*;
+
+    const SECRET: &str = r#"{"kind":"Event","auditID":"a","objectRef":{"resource":"secrets"},"requestObject":{}}"#;
+
+    struct Node(tempfile::TempDir, Counts);
+
+    impl Node {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap(), Counts::default())
+        }
+
+        fn log(&self) -> File {
+            File::create(self.0.path().join("audit.log")).unwrap()
+        }
+
+        fn look(&mut self, budget: u64) -> AuditEntries {
+            let host = Host::rooted(self.0.path(), Arc::new(SystemClock)).unwrap();
+            self.1.bring_up(&host, &["/audit.log"], budget)
         }
     }
-    Ok((bytes > 0).then_some((bytes, whole)))
+
+    #[test]
+    fn an_event_behind_a_hole_larger_than_any_disk_is_counted_at_once() {
+        let mut node = Node::new();
+        let log = node.log();
+        log.write_all_at(format!("{SECRET}\nhalf").as_bytes(), 0).unwrap();
+        log.write_all_at(format!("{SECRET}\n{SECRET}\n").as_bytes(), 1 << 40).unwrap();
+        let entries = node.look(64 << 20);
+        assert_eq!((entries.total, entries.malformed, entries.unread), (3, 1, None));
+        assert_eq!(entries.secret_bodies.count, 3);
+        log.set_len(1 << 42).unwrap();
+        assert_eq!(node.look(64 << 20).unread, None);
+    }
+
+    #[test]
+    fn a_look_reads_no_more_than_its_budget_and_the_next_one_goes_on_within_a_line_that_is_too_long() {
+        let mut node = Node::new();
+        let mut log = node.log();
+        let long = vec![b'x'; LONGEST + (8 << 20)];
+        log.write_all(&long).unwrap();
+        log.write_all(&long).unwrap();
+        for read in [17, 18, 19] {
+            let entries = node.look(if read == 17 { 17 } else { 1 } << 20);
+            assert_eq!(entries.malformed, 1);
+            assert_eq!(entries.unread.as_deref(), Some("not all of the log is read yet"));
+            assert_eq!(node.1.0.values().map(|count| count.read >> 20).collect::<Vec<_>>(), [read]);
+        }
+        log.write_all(format!("\n{SECRET}\n").as_bytes()).unwrap();
+        let entries = node.look(1 << 30);
+        assert_eq!((entries.malformed, entries.secret_bodies.count), (1, 1));
+        assert_eq!(entries.secret_bodies.first.unwrap().line, Some(2));
+        assert!(entries.unread.unwrap().contains("line 1 of /audit.log is longer"));
+    }
 }
