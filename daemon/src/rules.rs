@@ -47,24 +47,33 @@ pub fn of_files(files: &[PathBuf]) -> Result<Library, RuleError> {
     load(files, Vec::new())
 }
 
-/// The same with the folder's `tuning.yml`, unless one of the files is one: its lists are what placeholders stand for.
-/// What it says of rules that these files do not hold is left to a check of the folder.
+/// The same beside all that the folder holds, its `tuning.yml` included: a correlation may be over a rule of another
+/// file, and its lists are what placeholders stand for. What is wrong elsewhere is left to a check of the folder.
 ///
 /// # Errors
 /// As [`of_folder`].
 pub fn of_files_with(files: &[PathBuf], folder: &Path) -> Result<Library, RuleError> {
-    let tuning = folder.join(TUNING);
-    if files.iter().any(|file| file.file_name().is_some_and(|name| name == TUNING)) || !tuning.exists() {
-        return of_files(files);
-    }
+    let is_tuning = |path: &PathBuf| path.file_name().is_some_and(|name| name == TUNING);
+    let is_named = |path: &PathBuf| {
+        let known = path.canonicalize().ok();
+        files.iter().any(|file| file == path || known.is_some() && file.canonicalize().ok() == known)
+    };
+    // The named ones come first: of two rules with one id theirs is used.
     let mut all = files.to_vec();
-    all.push(tuning.clone());
+    let mut others: Vec<_> = list(folder).unwrap_or_default().into_iter().filter(|path| !is_named(path)).collect();
+    if files.iter().any(is_tuning) {
+        others.retain(|path| !is_tuning(path));
+    }
+    others.sort();
+    others.truncate(MOST_FILES);
+    all.extend(others);
     let mut library = of_files(&all)?;
-    let tuning = tuning.display().to_string();
-    library.notices = std::mem::take(&mut library.notices)
-        .into_iter()
-        .filter(|notice| !(notice.about().file == tuning && notice.about().what.starts_with("there is no rule")))
-        .collect();
+    let shown = |path: &PathBuf| path.display().to_string();
+    let (named, tuning) = (files.iter().map(shown).collect::<Vec<_>>(), shown(&folder.join(TUNING)));
+    library.notices.retain(|notice| {
+        let RuleError { file, what, .. } = notice.about();
+        named.contains(file) || (*file == tuning && !what.starts_with("there is no rule"))
+    });
     Ok(library)
 }
 

@@ -115,6 +115,29 @@ fn a_file_is_checked_and_tried_out_with_the_lists_of_the_site() {
 }
 
 #[test]
+fn a_correlation_over_rules_of_other_files_is_checked_and_tried_out_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("shop.yml"), RULE).unwrap();
+    fs::write(dir.path().join("broken.yml"), "title: [").unwrap();
+    let file = dir.path().join("often.yml");
+    let rule = "title: Often\nname: shop-often\ncorrelation:\n    type: event_count\n    rules: [shop-config-read]\n    \
+                group-by: [user.username]\n    timespan: 10m\n    condition: {gte: 2}\nlevel: high\n";
+    fs::write(&file, rule).unwrap();
+    let checked = picketd(&["rules", "check", "--rules-dir"], &[dir.path(), &file]);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stdout));
+    assert!(text(&checked.stdout).contains("1 rules of the site can be used"), "{}", text(&checked.stdout));
+    let log = dir.path().join("audit.log");
+    fs::write(&log, event("1", "eve") + &event("2", "eve")).unwrap();
+    let tested = picketd(
+        &["rules", "test", "-o", "json", "--rules-dir", &dir.path().display().to_string()],
+        &[&file, Path::new("--log"), &log],
+    );
+    let shown = text(&tested.stdout);
+    assert_eq!(shown.matches("\"rule\":\"shop-").count(), 1, "{shown}");
+    assert!(shown.contains("shop-often"), "{shown}");
+}
+
+#[test]
 fn a_folder_that_was_named_must_be_there() {
     let none = Path::new("/nonexistent/rules");
     for args in [&["rules", "check", "--rules-dir"][..], &["rules", "list", "--rules-dir"]] {

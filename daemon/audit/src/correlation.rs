@@ -228,8 +228,7 @@ impl Correlation {
             }
             Join::Temporal => {
                 entry.value = part as u64;
-                waiting.retain(|known| known.value != entry.value);
-                waiting.push_back(entry);
+                renew(waiting, entry);
                 self.holds(threshold, waiting)
             }
             Join::Ordered => {
@@ -248,10 +247,8 @@ impl Correlation {
                 let last = part + 1 == self.parts.len();
                 if last {
                     waiting.clear();
-                } else {
-                    waiting.retain(|known| known.value != entry.value);
                 }
-                waiting.push_back(entry);
+                renew(waiting, entry);
                 last
             }
         }
@@ -281,6 +278,16 @@ impl Correlation {
             }),
         }
     }
+}
+
+/// Of what a rule matched the latest counts, whichever came last.
+fn renew(waiting: &mut VecDeque<Waiting>, entry: Waiting) {
+    match waiting.iter().position(|known| known.value == entry.value) {
+        Some(at) if waiting.get(at).is_some_and(|known| known.time > entry.time) => return,
+        Some(at) => drop(waiting.remove(at)),
+        None => {}
+    }
+    waiting.push_back(entry);
 }
 
 impl Which {

@@ -22,6 +22,7 @@ use self::reason::Place;
 pub use self::reason::Reason;
 pub use self::settings::{Mode, Settings};
 pub use self::state::StateError;
+use crate::clock::{Clock, LOOSE, Moment};
 use crate::event::Event;
 use crate::fields::{Flags, View};
 use crate::index::Index;
@@ -73,8 +74,10 @@ pub struct Detector {
     trail: Trail,
     /// When the first event ever was, for rules that learn at first.
     first: Option<i64>,
-    /// The latest time seen: windows end by it.
-    now: i64,
+    /// Windows end by it.
+    clock: Clock,
+    /// The longest that any rule remembers something, in microseconds.
+    longest: i64,
     counters: Counters,
     /// Rules that forget a look-up when its name is then created.
     forgetting: Vec<usize>,
@@ -103,6 +106,7 @@ impl Detector {
         };
         let forgetting = of(|stateful| stateful.forget_created);
         let followed = of(|stateful| stateful.followed.is_some());
+        let longest = rules.iter().map(|rule| count::window_us(rule).max(count::hold_us(rule))).max().unwrap_or(0);
         let mut followers: HashMap<String, Vec<usize>> = HashMap::new();
         for (at, correlation) in
             rules.iter().enumerate().filter_map(|(at, rule)| Some((at, rule.correlation.as_ref()?)))
@@ -123,7 +127,8 @@ impl Detector {
             learnt: Learnt::default(),
             trail: Trail::default(),
             first: None,
-            now: i64::MIN,
+            clock: Clock::default(),
+            longest,
             counters: Counters::default(),
             forgetting,
             followed,
@@ -146,7 +151,7 @@ impl Detector {
 
     /// The latest time of the log.
     pub fn now(&self) -> Option<Timestamp> {
-        (self.now > i64::MIN).then(|| timestamp(self.now))
+        self.clock.now().map(timestamp)
     }
 
     /// How many keys are remembered now.
@@ -179,11 +184,8 @@ impl Detector {
         self.counters.events += 1;
         let stage = event.stage.as_deref();
         let time = event.micros();
-        let gap = time.and_then(|time| {
-            // What is asked before this event is seen: it may end another silence.
-            self.settle_gap(time, out);
-            self.trail.time(event, time)
-        });
+        let moment = time.map(|time| self.tell_time(time, out));
+        let gap = time.zip(moment).and_then(|(time, moment)| self.trail.time(event, time, moment));
         let missing = time.and_then(|time| self.trail.stages(event, time));
         if let Some(time) = time.filter(|_| event.stage_timestamp.is_some())
             && self.trail.went_back(position.file, time)
@@ -196,9 +198,11 @@ impl Detector {
         }
         let first_final = self.first_final(event, stage);
         let site = Arc::clone(&self.site);
-        let now = time.unwrap_or(self.now.max(0));
+        let moment = moment.unwrap_or_else(|| self.clock.untold());
+        let now = moment.now;
+        let time = time.unwrap_or(now);
         let mut view = View::new(event, &site, first_final);
-        view.before = self.known.before(&view, now);
+        view.before = self.known.before(&view, time);
         let view = view;
         let mut hits: Hits = Hits::default();
         let (rules, counters) = (&self.rules, &mut self.counters);
@@ -210,14 +214,14 @@ impl Detector {
         });
         hits.extend(self.unread(&view, &hits));
         let created_secret = view.flag(Flags::CREATED) && view.flag(Flags::OK) && view.res() == Some("secrets");
-        self.known.learn(&view, now);
-        self.follow(&view, now, out);
+        self.known.learn(&view, time);
+        self.follow(&view, time, out);
         // A silence that the API server's own start ends was most likely a restart; that shows in what comes next.
         let restart = gap.is_some() && missing.is_none();
         let signs = [
             gap.or(missing).map(|_| "audit-gap"),
-            self.trail.id(event, now).map(|_| "audit-id-collision"),
-            if view.flag(Flags::DONE) { self.trail.level(event, now).map(|_| "audit-level-downgrade") } else { None },
+            self.trail.id(event, time).map(|_| "audit-id-collision"),
+            if view.flag(Flags::DONE) { self.trail.level(event, time).map(|_| "audit-level-downgrade") } else { None },
         ];
         if hits.is_empty() && !created_secret && self.first.is_some() && signs.iter().all(Option::is_none) {
             return;
@@ -225,14 +229,11 @@ impl Detector {
         for sign in signs.into_iter().flatten() {
             hits.extend(self.rules.iter().position(|rule| rule.id == sign && rule.matches(&view)));
         }
-        let time = now;
         let worst = hits.iter().filter_map(|at| self.rules.get(*at)).map(|rule| rule.severity_of(&view)).max();
-        let seen = Seen { view: &view, time, position, restart, worst: worst.unwrap_or(Severity::Info) };
-        self.first.get_or_insert(time);
-        if time > self.now {
-            self.now = time;
-            self.close_ended(time, out);
-        }
+        let seen = Seen { view: &view, time, moment, position, restart, worst: worst.unwrap_or(Severity::Info) };
+        self.first.get_or_insert(now);
+        // A little later than they end: what comes out of order is counted in.
+        self.close_ended(now.saturating_sub(LOOSE), out);
         if created_secret {
             self.forget_created(&view);
         }
@@ -240,6 +241,21 @@ impl Detector {
             self.counters.matches += 1;
             self.count(at, &seen, out);
         }
+    }
+
+    /// Sees the time of the next event.
+    fn tell_time(&mut self, time: i64, out: &mut Vec<Detection>) -> Moment {
+        let moment = self.clock.see(time);
+        if moment.steady {
+            self.first = self.first.map(|first| first.min(time));
+        }
+        if let Some(since) = moment.back {
+            self.first = self.first.map(|first| first.min(since));
+            self.windows.bring_back(moment.now.saturating_add(self.longest));
+        }
+        // What is asked before this event is seen: it may end another silence.
+        self.settle_gap(if moment.silence > LOOSE { time } else { moment.now }, out);
+        moment
     }
 
     /// The rule that says so when a body could not be read. Which bodies the others ask for is known only after them.
@@ -269,11 +285,13 @@ impl Detector {
 
     /// Ends every window whose time is over, by a clock of the caller's: for a log that has gone quiet.
     pub fn tick(&mut self, now: Timestamp, out: &mut Vec<Detection>) {
+        self.settle_gap(now.as_microsecond(), out);
         self.close_ended(now.as_microsecond(), out);
     }
 
     /// Ends every window. For the end of a replay.
     pub fn finish(&mut self, out: &mut Vec<Detection>) {
+        self.settle_gap(i64::MAX, out);
         self.close_ended(i64::MAX, out);
     }
 
@@ -305,7 +323,6 @@ impl Detector {
     }
 
     fn close_ended(&mut self, now: i64, out: &mut Vec<Detection>) {
-        self.settle_gap(now, out);
         let from = out.len();
         while let Some(window) = self.windows.ended(now) {
             self.end(window, out);

@@ -104,13 +104,13 @@ impl Known {
         }
         if let Some((key, namespace)) = denied(view) {
             before.denied_elsewhere =
-                self.get(key).is_some_and(|known| known.value != namespace && time.saturating_sub(known.time) < RETRY);
+                self.get(key).is_some_and(|known| known.value != namespace && is_near(known.time, time, RETRY));
         }
         if view.flag(Flags::IS_NODE) && view.res() == Some("secrets") {
             let pods = self.get(fingerprint(["pods", view.actor().unwrap_or("")]));
             before.node_pods = pods.map_or(0, |known| i64::try_from(known.value).unwrap_or(i64::MAX));
             let gone = self.get(fingerprint(["gone", view.ns().unwrap_or("")]));
-            before.pod_gone = gone.is_some_and(|known| time.saturating_sub(known.time) < GONE);
+            before.pod_gone = gone.is_some_and(|known| is_near(known.time, time, GONE));
         }
         before
     }
@@ -160,6 +160,11 @@ impl Known {
         }
         some > 0
     }
+}
+
+/// Whether it was a moment ago; an event whose clock was ahead says nothing of what comes long before.
+const fn is_near(then: i64, now: i64, limit: i64) -> bool {
+    now.saturating_sub(then).saturating_abs() < limit
 }
 
 /// The namespace of this event, and the rank of the Pod Security level it has afterwards.

@@ -11,6 +11,7 @@
 pub const FIELDS: &str = include_str!("../FIELDS.md");
 
 mod body;
+mod clock;
 mod correlation;
 mod decode;
 mod detector;

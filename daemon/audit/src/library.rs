@@ -120,6 +120,28 @@ impl Library {
         self.rules.iter().filter(|rule| rule.enabled).cloned().collect()
     }
 
+    /// Leaves out all rules but those of these files, and those that their correlations count, which raise nothing then.
+    pub fn keep_only(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        let is_own = |rule: &Rule| rule.origin.as_ref().is_some_and(|(file, _)| is_wanted(file));
+        let mut kept: BTreeSet<String> = self.rules.iter().filter(|rule| is_own(rule)).map(|rule| rule.id.clone()).collect();
+        loop {
+            let counted: Vec<String> = self
+                .rules
+                .iter()
+                .filter(|rule| kept.contains(&rule.id))
+                .filter_map(|rule| rule.correlation.as_ref())
+                .flat_map(|correlation| correlation.over_detections().map(str::to_owned).collect::<Vec<_>>())
+                .filter(|id| !kept.contains(id))
+                .collect();
+            if counted.is_empty() {
+                break;
+            }
+            kept.extend(counted);
+        }
+        self.rules.retain(|rule| kept.contains(&rule.id));
+        self.rules.iter_mut().filter(|rule| !is_own(rule)).for_each(|rule| rule.silent = true);
+    }
+
     /// How many things are not used.
     pub fn errors(&self) -> usize {
         self.notices.iter().filter(|notice| notice.is_error()).count()

@@ -474,6 +474,16 @@ impl Stateful {
     }
 
     fn check_threshold(&self) -> Result<(), String> {
+        let mut thresholds = self.threshold.into_iter().chain(self.thresholds.iter().map(|special| special.threshold));
+        if thresholds.any(|threshold| threshold == 0) {
+            return Err("a \"threshold:\" is at least 1".into());
+        }
+        if self.window_s.is_some_and(|seconds| seconds <= 0) {
+            return Err("a \"window_s:\" is at least 1".into());
+        }
+        if self.cooldown_s.is_some_and(|seconds| seconds < 0) {
+            return Err("a \"cooldown_s:\" is no time".into());
+        }
         let highest = self.threshold.into_iter().chain(self.thresholds.iter().map(|special| special.threshold)).max();
         match highest {
             Some(threshold) if threshold > MAX_THRESHOLD => {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use self::level::Levels;
 use self::stages::Stages;
+use crate::clock::{LOOSE as BACK, Moment};
 use crate::event::Event;
 use crate::window::fingerprint;
 
@@ -30,8 +31,6 @@ const ID_LIFE: i64 = 600 * MICROS;
 const LONG_ID: usize = 64;
 /// Kinds of request whose level is remembered.
 const KINDS: usize = 1024;
-/// How far back in time an event may lie behind the latest of its file: batches are out of order by a few seconds.
-const BACK: i64 = 60 * MICROS;
 /// Events of a file that must have been in order before disorder says anything: not so in logs made by hand.
 const STEADY: u32 = 20;
 /// How long before the first event known an arrival may have been logged: lines are out of order by so much.
@@ -57,7 +56,6 @@ pub(crate) enum Sign {
 pub(crate) struct Trail {
     events: u64,
     first: Option<i64>,
-    last: Option<i64>,
     last_lease: Option<i64>,
     longest: i64,
     ids: VecDeque<(u64, u64, i64)>,
@@ -83,23 +81,25 @@ impl Trail {
     }
 
     /// Sees the time of an event of any stage; tells whether there was a gap before it.
-    pub(crate) fn time(&mut self, event: &Event<'_>, time: i64) -> Option<Sign> {
+    pub(crate) fn time(&mut self, event: &Event<'_>, time: i64, moment: Moment) -> Option<Sign> {
+        let Moment { now, silence, proved, back, .. } = moment;
         self.events += 1;
-        let first = *self.first.get_or_insert(time);
-        let silence = self.last.map_or(0, |last| time - last);
+        if let Some(since) = back {
+            self.go_back(now.min(since));
+        }
+        let first = *self.first.get_or_insert(now);
         let lease = event.object_ref.as_ref().and_then(|object| object.resource.as_deref()) == Some("leases");
-        let heartbeat = self.last_lease.zip(self.last).is_some_and(|(lease, last)| last - lease < SILENCE);
+        let heartbeat = self.last_lease.is_some_and(|lease| time - silence - lease < SILENCE);
         let known = self.events > ENOUGH;
         let limit = if heartbeat && known { SILENCE } else { SILENCE.max(self.longest.saturating_mul(3)) };
         let may_judge = known && (heartbeat || time - first > LEARNING);
         let gap = may_judge && silence > limit;
-        if time - first < LEARNING {
+        if let Some((silence, _)) = proved.filter(|(_, ended)| ended - first < LEARNING) {
             self.longest = self.longest.max(silence);
         }
         if lease {
             self.last_lease = Some(time);
         }
-        self.last = Some(self.last.map_or(time, |last| last.max(time)));
         if gap {
             self.silent = Some((time, 0));
         }
@@ -109,6 +109,15 @@ impl Trail {
             *shown += start::shown(event, *since);
         }
         gap.then_some(Sign::Gap)
+    }
+
+    /// Time is earlier than it was: nothing is remembered of later.
+    fn go_back(&mut self, now: i64) {
+        self.first = self.first.map(|first| first.min(now));
+        self.last_lease = self.last_lease.map(|lease| lease.min(now));
+        self.silent = self.silent.filter(|(since, _)| *since <= now.saturating_add(BACK));
+        self.stages.go_back(now);
+        self.levels.go_back(now);
     }
 
     /// Once after a silence, when it is known whether the API server started anew: true when it did not.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use picket_model::Detection;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::clock::{LOOSE, Moment};
 use crate::footprint;
 use crate::told::Told;
 
@@ -75,6 +76,35 @@ impl Window {
     /// An empty one.
     pub(crate) fn new(rule: &str, until: i64) -> Self {
         Self { rule: rule.to_owned(), until, waiting: VecDeque::new(), open: None, pending: None }
+    }
+
+    /// Whether an event of this time is none of what is being counted: after its end, or as long before its begin.
+    pub(crate) fn is_over(&self, time: i64, length: i64) -> bool {
+        let counted = self.open.as_ref().map(|open| &open.detection).or(self.pending.as_ref());
+        counted.is_some_and(|counted| time >= self.until || time.saturating_add(length) < counted.time.as_microsecond())
+    }
+
+    /// Takes aside what waits and is no neighbour of this moment. What it may still be a neighbour of, as far as is
+    /// known of the time, is kept; the rest is forgotten.
+    pub(crate) fn part(&mut self, time: i64, moment: Moment, length: i64) -> VecDeque<Waiting> {
+        let Moment { now, steady, .. } = moment;
+        let from = time.min(now.saturating_sub(LOOSE)).saturating_sub(length);
+        let to = if steady { now.saturating_add(LOOSE).saturating_add(length) } else { i64::MAX };
+        self.waiting.retain(|waiting| waiting.time > from && waiting.time < to);
+        let is_near = |waiting: &Waiting| waiting.time.saturating_sub(time).saturating_abs() < length;
+        if self.waiting.iter().all(is_near) {
+            return VecDeque::new();
+        }
+        let (near, far) = std::mem::take(&mut self.waiting).into_iter().partition(is_near);
+        self.waiting = near;
+        far
+    }
+
+    /// Puts back what was taken aside, before all else, as far as there is room.
+    pub(crate) fn put_back(&mut self, far: VecDeque<Waiting>, most: usize) {
+        for waiting in far.into_iter().rev().take(most.saturating_sub(self.waiting.len())) {
+            self.waiting.push_front(waiting);
+        }
     }
 }
 
@@ -208,6 +238,18 @@ impl Windows {
     pub(crate) fn ended(&mut self, now: i64) -> Option<Window> {
         let &(until, key) = self.by_end.first()?;
         (until <= now).then(|| self.take(key)).flatten()
+    }
+
+    /// Time is earlier than it was: windows that would end after `latest` end then.
+    pub(crate) fn bring_back(&mut self, latest: i64) {
+        let beyond: Vec<_> = self.by_end.range((latest.saturating_add(1), 0)..).copied().collect();
+        for (until, key) in beyond {
+            if let Some(held) = self.by_key.get_mut(&key) {
+                held.window.until = latest;
+                self.by_end.remove(&(until, key));
+                self.by_end.insert((latest, key));
+            }
+        }
     }
 
     /// Takes out the quarter that ends first.

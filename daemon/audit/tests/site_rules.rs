@@ -431,3 +431,15 @@ fn an_allowed_namespace_is_created_in_silence() {
     let names: Vec<_> = of(&found, "namespace-created").iter().map(|d| d.object.name.clone()).collect();
     assert_eq!(names, ["other"]);
 }
+
+#[test]
+fn a_threshold_or_time_that_is_none_is_refused_with_its_line() {
+    for wrong in ["threshold: 0", "window_s: 0", "cooldown_s: -1"] {
+        let text = format!("{SERVICE_ACCOUNT}picket:\n  kind: count\n  {wrong}\n");
+        let library = load(&[file("/etc/picket/detections.d/a.yml", &text)], "");
+        let line = text.lines().count();
+        let told = problems(&library);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with(&format!("/etc/picket/detections.d/a.yml:{line}: ")), "{told:?}");
+    }
+}

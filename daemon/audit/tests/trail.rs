@@ -106,6 +106,16 @@ fn a_short_or_hand_made_log_has_no_gaps() {
     assert_eq!(gaps(&run(heartbeat(0..20).chain(heartbeat(90_000..90_020)))), []);
 }
 
+#[test]
+fn a_silence_after_an_event_of_tomorrow_is_still_a_gap() {
+    let stray = line(90_000, "stray", "system:node:edge-1", "leases", "Metadata");
+    let detections = run(heartbeat(0..1100).chain([stray]).chain(heartbeat(1100..1200)).chain(heartbeat(1800..1900)));
+    let found: Vec<_> = detections.iter().filter(|d| d.rule == "audit-gap").map(|d| (d.severity, d.time)).collect();
+    let second = |second: i64| jiff::Timestamp::from_second(1_767_225_600 + second).expect("time");
+    assert_eq!(found, [(Severity::Low, second(90_000)), (Severity::High, second(1800))]);
+    assert_eq!(tampered(&detections), 1);
+}
+
 fn tampered(detections: &[Detection]) -> usize {
     detections.iter().filter(|d| d.rule == "audit-log-tampered").count()
 }

@@ -102,6 +102,8 @@ struct ResponseStatus {
 
 /// An event without any of these words concerns none of the controls. The API server escapes no letters.
 const WORDS: [&[u8]; 4] = [b"\"secrets\"", b"\"serviceaccounts\"", b"system:masters", b"system:anonymous"];
+/// How the API server begins each event.
+const EVENT: &[u8] = br#"{"kind":"Event","apiVersion":"audit.k8s.io/"#;
 const MASTERS: &str = "system:masters";
 /// Members of `system:masters` that are no person: the certificates of the API server and of the supervisor.
 const COMPONENTS: [&str; 2] = ["system:apiserver", "system:k3s-supervisor"];
@@ -114,9 +116,7 @@ impl AuditEntries {
 
     /// Counts one line, which may hold several events. `path` and `line` (from 1) say where it stands.
     pub fn add(&mut self, text: &[u8], path: &str, line: u32) {
-        // Where a log was cut while its writer went on, a hole of zeros is left.
-        let start = text.iter().position(|b| *b != 0 && !b.is_ascii_whitespace()).unwrap_or(text.len());
-        let text = text.get(start..).unwrap_or_default();
+        let text = trim(text);
         if text.is_empty() {
             return;
         }
@@ -124,14 +124,24 @@ impl AuditEntries {
             self.total += 1;
             return;
         }
-        for event in serde_json::Deserializer::from_slice(text).into_iter::<Event<'_>>() {
-            match event {
-                Ok(event) => self.count(&event, path, line),
-                Err(_) => {
-                    self.malformed += 1;
-                    return;
+        let mut rest = text;
+        while !rest.is_empty() {
+            let mut stream = serde_json::Deserializer::from_slice(rest).into_iter::<Event<'_>>();
+            let skip = match stream.next() {
+                None => return,
+                Some(Ok(event)) => {
+                    self.count(&event, path, line);
+                    stream.byte_offset()
                 }
-            }
+                Some(Err(_)) => {
+                    self.malformed += 1;
+                    // A cut event or something else, then perhaps a whole one.
+                    let next = rest.get(1..).and_then(|tail| memmem::find(tail, EVENT));
+                    let Some(next) = next else { return };
+                    next + 1
+                }
+            };
+            rest = trim(rest.get(skip.max(1)..).unwrap_or_default());
         }
     }
 
@@ -204,6 +214,12 @@ impl AuditEntries {
             self.allow(uri);
         }
     }
+}
+
+/// Without blanks at the begin, and the hole of zeros that is left where a log was cut while its writer went on.
+fn trim(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|b| *b != 0 && !b.is_ascii_whitespace()).unwrap_or(text.len());
+    text.get(start..).unwrap_or_default()
 }
 
 fn short(text: &str) -> String {

@@ -552,7 +552,7 @@ impl Ledger {
             events = lost.count(),
             "a segment of the outbox was damaged; what could be read was kept"
         );
-        self.given_up += lost.count();
+        self.given_up += lost.fresh();
         self.owed.merge(lost);
         Ok(())
     }
@@ -577,7 +577,7 @@ impl Ledger {
                     "the outbox reached its limit; superseded changes and old detections were given up"
                 );
             }
-            self.given_up += lost.count();
+            self.given_up += lost.fresh();
             // Told with the next number, whatever else fails: the segments name that number.
             self.owed.merge(lost);
             done?;

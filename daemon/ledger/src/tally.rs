@@ -4,11 +4,15 @@ use picket_model::{Gap, GapReason, Seq};
 
 /// At most one gap for each reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Tally(Vec<Gap>);
+pub(crate) struct Tally {
+    gaps: Vec<Gap>,
+    /// How many of them no gap told of before.
+    fresh: u64,
+}
 
 impl Tally {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.gaps.is_empty()
     }
 
     /// Counts one numbered event.
@@ -19,19 +23,21 @@ impl Tally {
     /// Counts all numbers of a range.
     pub(crate) fn range(&mut self, reason: GapReason, first: Seq, last: Seq) {
         let count = (last.0 + 1).saturating_sub(first.0);
+        self.fresh = self.fresh.saturating_add(count);
         self.gap(Gap { reason, count, first: Some(first), last: Some(last), detail: String::new() });
     }
 
     /// Counts events that had no number yet.
     pub(crate) fn unnumbered(&mut self, reason: GapReason, count: u64) {
         if count > 0 {
+            self.fresh = self.fresh.saturating_add(count);
             self.gap(Gap { reason, count, first: None, last: None, detail: String::new() });
         }
     }
 
     /// Adds a gap to those of the same reason.
     pub(crate) fn gap(&mut self, gap: Gap) {
-        match self.0.iter_mut().find(|g| g.reason == gap.reason) {
+        match self.gaps.iter_mut().find(|g| g.reason == gap.reason) {
             Some(sum) => {
                 sum.count = sum.count.saturating_add(gap.count);
                 sum.first = [sum.first, gap.first].into_iter().flatten().min();
@@ -40,41 +46,48 @@ impl Tally {
                     sum.detail = gap.detail;
                 }
             }
-            None => self.0.push(gap),
+            None => self.gaps.push(gap),
         }
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
-        for gap in other.0 {
+        self.fresh = self.fresh.saturating_add(other.fresh);
+        for gap in other.gaps {
             self.gap(gap);
         }
     }
 
     /// Numbers up to `through` are at the collector: a gap of them is none.
     pub(crate) fn forget_through(&mut self, reason: GapReason, through: Seq) {
-        for gap in self.0.iter_mut().filter(|g| g.reason == reason) {
+        for gap in self.gaps.iter_mut().filter(|g| g.reason == reason) {
             if let (Some(first), Some(last)) = (gap.first, gap.last)
                 && first <= through
             {
                 let known = through.min(last).0 + 1 - first.0;
                 gap.count = gap.count.saturating_sub(known);
+                self.fresh = self.fresh.saturating_sub(known);
                 gap.first = Some(through.next());
             }
         }
-        self.0.retain(|g| g.count > 0 || g.first.is_none());
+        self.gaps.retain(|g| g.count > 0 || g.first.is_none());
+    }
+
+    /// What was given up and told by no gap before.
+    pub(crate) fn fresh(&self) -> u64 {
+        self.fresh
     }
 
     pub(crate) fn count(&self) -> u64 {
-        self.0.iter().fold(0, |sum, gap| sum.saturating_add(gap.count))
+        self.gaps.iter().fold(0, |sum, gap| sum.saturating_add(gap.count))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Gap> {
-        self.0.iter()
+        self.gaps.iter()
     }
 
     /// The gaps, each with a sentence.
     pub(crate) fn told(&self) -> impl Iterator<Item = Gap> + '_ {
-        self.0.iter().map(|gap| {
+        self.gaps.iter().map(|gap| {
             let mut gap = gap.clone();
             if gap.detail.is_empty() {
                 gap.detail = match gap.reason {

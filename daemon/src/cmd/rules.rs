@@ -94,7 +94,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
             let folder = folder.existing()?;
             let library = if files.is_empty() { rules::of_folder(folder) } else { rules::of_files_with(files, folder) };
             let library = usable(library)?;
-            check(&library, out).map_err(Failure::output)
+            check(&library, files, out).map_err(Failure::output)
         }
         Command::Test { file, logs, folder, output } => {
             let mut library = usable(rules::of_files_with(std::slice::from_ref(file), folder.existing()?))?;
@@ -102,7 +102,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
             if let Some(notice) = library.notices.iter().find(|notice| notice.is_error()) {
                 return Err(Failure::failed("the rules cannot be tested", notice.about().clone()));
             }
-            library.rules.retain(|rule| rule.origin.is_some());
+            let named = file.display().to_string();
+            library.keep_only(|origin| origin == named);
             let detector = rules::detector(&library, Settings::replay());
             audit::replay(detector, &audit::Args::of(logs.clone(), *output), out)
         }
@@ -125,12 +126,15 @@ pub fn tell(notices: &[Notice]) {
     }
 }
 
-fn check(library: &Library, out: &mut dyn Write) -> io::Result<Outcome> {
+fn check(library: &Library, files: &[PathBuf], out: &mut dyn Write) -> io::Result<Outcome> {
     for notice in &library.notices {
         let word = if notice.is_error() { "error" } else { "warning" };
         writeln!(out, "{word}: {}", printable(&notice.about().to_string()))?;
     }
-    let site = library.rules.iter().filter(|rule| rule.origin.is_some()).count();
+    let named: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    let is_asked =
+        |rule: &&Rule| rule.origin.as_ref().is_some_and(|(file, _)| named.is_empty() || named.contains(file));
+    let site = library.rules.iter().filter(is_asked).count();
     let tuned = library.rules.iter().filter(|rule| rule.tuned).count();
     let errors = library.errors();
     writeln!(out, "{site} rules of the site can be used, {tuned} rules are tuned, {errors} errors")?;

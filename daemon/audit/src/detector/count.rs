@@ -7,6 +7,7 @@ use picket_model::{Detection, Severity};
 use super::describe::{add, audit_id_of, describe, gather};
 use super::reason::place;
 use super::{Detector, MICROS, Mode, Position};
+use crate::clock::Moment;
 use crate::fields::View;
 use crate::rule::{Kind, Rule, Stateful};
 use crate::told::Told;
@@ -23,6 +24,8 @@ const MAX_WAITING: usize = 64;
 pub(super) struct Seen<'s> {
     pub(super) view: &'s View<'s>,
     pub(super) time: i64,
+    /// What the clock makes of it.
+    pub(super) moment: Moment,
     pub(super) position: Position<'s>,
     /// The API server started anew.
     pub(super) restart: bool,
@@ -61,15 +64,15 @@ impl Detector {
 
     /// True when a detection was opened.
     fn roll_up(&mut self, at: usize, seen: &Seen<'_>, out: &mut Vec<Detection>) -> bool {
-        let Seen { view, time, position, restart, worst } = *seen;
+        let Seen { view, time, moment, position, restart, worst } = *seen;
+        let now = moment.now;
         let Some(rule) = self.rules.get(at) else { return false };
         let stateful = &rule.stateful;
-        let window_us = stateful.window_s.unwrap_or(ROLL_UP_S).saturating_mul(MICROS);
-        let hold_us = stateful.cooldown_s.unwrap_or(stateful.window_s.unwrap_or(ROLL_UP_S)).saturating_mul(MICROS);
+        let (window_us, hold_us) = (window_us(rule), hold_us(rule));
         let key = key_of(rule, view);
         let mut severity = rule.severity_of(view);
         if let Some((warmup, first)) = stateful.warmup_s.zip(self.first)
-            && time < first.saturating_add(warmup.saturating_mul(MICROS))
+            && time.max(now) < first.saturating_add(warmup.saturating_mul(MICROS))
         {
             self.learnt.insert(key);
         }
@@ -79,8 +82,8 @@ impl Detector {
             severity = severity.min(Severity::Low);
         }
         let audit_id = audit_id_of(view);
-        let mut window =
-            self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, time.saturating_add(window_us)));
+        let known = self.windows.take(key);
+        let mut window = self.go_on(known, rule, time, hold_us, out);
         let was_open = window.open.is_some();
         if let Some(followed) = &stateful.followed {
             self.follow_until = self.follow_until.max(time.saturating_add(followed.within_s.saturating_mul(MICROS)));
@@ -88,6 +91,7 @@ impl Detector {
         // Installing a chart changes RBAC and then workloads: without a worse first step that is everyday work.
         let everyday = stateful.first_step.is_some_and(|wanted| worst < wanted);
         let news = if let Some(open) = &mut window.open {
+            window.until = window.until.min(time.max(now).saturating_add(hold_us));
             if everyday {
                 severity = severity.min(Severity::Low);
             }
@@ -106,11 +110,12 @@ impl Detector {
                 Kind::Sequence => stateful.steps.iter().position(|step| rule.search(step, view)).unwrap_or(0) as u64,
                 _ => 0,
             };
-            let from = time.saturating_sub(window_us);
-            window.waiting.retain(|waiting| waiting.time > from);
+            let far = window.part(time, moment, window_us);
+            let most = MAX_WAITING.max(rule.threshold_of(view));
             let led = window.waiting.iter().any(|step| step.value == 0 && step.time <= time);
             // What comes before the first step is no part of a sequence.
             if stateful.kind == Kind::Sequence && value != 0 && !led {
+                window.put_back(far, most);
                 if !window.waiting.is_empty() {
                     self.windows.put(key, window);
                 }
@@ -135,7 +140,7 @@ impl Detector {
                     }
                 }
             } else {
-                if window.waiting.len() >= MAX_WAITING.max(rule.threshold_of(view)) {
+                if window.waiting.len() >= most {
                     window.waiting.pop_front();
                 }
                 window.waiting.push_back(Waiting {
@@ -165,7 +170,7 @@ impl Detector {
                 Kind::Sequence => led && value == 1,
                 _ => true,
             };
-            window.until = time.saturating_add(window_us);
+            window.until = time.max(now).saturating_add(window_us);
             let minor =
                 |wanted: Severity| !window.waiting.iter().any(|step| step.value == 0 && step.also >= wanted as u64);
             if stateful.first_step.is_some_and(minor) {
@@ -177,6 +182,9 @@ impl Detector {
                 && stateful.kind != Kind::Compare
             {
                 last.told = Some(Told::of(view));
+            }
+            if !reached {
+                window.put_back(far, most);
             }
             reached
                 .then(|| {
@@ -204,6 +212,23 @@ impl Detector {
         raised
     }
 
+    /// What an event of this time is counted into: a new window when it is none of what is open in the known one.
+    pub(super) fn go_on(
+        &self,
+        known: Option<Window>,
+        rule: &Rule,
+        time: i64,
+        length: i64,
+        out: &mut Vec<Detection>,
+    ) -> Window {
+        match known {
+            Some(window) if window.is_over(time, length) => self.end(window, out),
+            Some(window) => return window,
+            None => {}
+        }
+        Window::new(&rule.id, time)
+    }
+
     /// Makes an open detection worse when this event is what its rule wants to see after it.
     pub(super) fn follow(&mut self, view: &View<'_>, now: i64, out: &mut Vec<Detection>) {
         if now > self.follow_until {
@@ -220,7 +245,7 @@ impl Detector {
             };
             let latest = open.detection.last_time.as_microsecond();
             if open.detection.severity < followed.level
-                && now.saturating_sub(latest) <= followed.within_s.saturating_mul(MICROS)
+                && now.saturating_sub(latest).saturating_abs() <= followed.within_s.saturating_mul(MICROS)
                 && rule.search(&followed.when, view)
             {
                 open.detection.severity = followed.level;
@@ -231,6 +256,16 @@ impl Detector {
             }
         }
     }
+}
+
+/// How far apart what a rule counts may lie.
+pub(super) fn window_us(rule: &Rule) -> i64 {
+    rule.stateful.window_s.unwrap_or(ROLL_UP_S).saturating_mul(MICROS)
+}
+
+/// How long a detection is counted into.
+pub(super) fn hold_us(rule: &Rule) -> i64 {
+    rule.stateful.cooldown_s.or(rule.stateful.window_s).unwrap_or(ROLL_UP_S).saturating_mul(MICROS)
 }
 
 fn key_of(rule: &Rule, view: &View<'_>) -> u64 {

@@ -1,12 +1,14 @@
 //! Sigma correlations over the detector's windows.
 
+use std::collections::VecDeque;
+
 use picket_model::Detection;
 
-use super::count::{Seen, close};
+use super::count::{Seen, close, hold_us};
 use super::describe::{add, audit_id_of, describe, gather};
 use super::reason::place;
 use super::{Detector, MICROS, Mode};
-use crate::rule::Rule;
+use crate::rule::{MAX_THRESHOLD, Rule};
 use crate::told::Told;
 use crate::window::{Open, Waiting, Window};
 
@@ -21,13 +23,17 @@ impl Detector {
             else {
                 break;
             };
-            let Seen { view, time, position, .. } = *seen;
+            let Seen { view, time, moment, position, .. } = *seen;
+            let now = moment.now;
             let span = rule.stateful.window_s.unwrap_or_default().saturating_mul(MICROS);
-            let hold = rule.stateful.cooldown_s.map_or(span, |seconds| seconds.saturating_mul(MICROS));
+            let hold = hold_us(rule);
             let key = correlation.key(&rule.id, part, view);
             let audit_id = audit_id_of(view);
-            let mut window = self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, time.saturating_add(span)));
+            let known = self.windows.take(key);
+            let length = if known.as_ref().is_some_and(|known| known.open.is_some()) { hold } else { span };
+            let mut window = self.go_on(known, rule, time, length, out);
             if let Some(open) = &mut window.open {
+                window.until = window.until.min(time.max(now).saturating_add(hold));
                 // One event is counted once, however many of the rules it meets.
                 if !counted.contains(&key) {
                     let most = self.settings.max_audit_ids;
@@ -40,11 +46,12 @@ impl Detector {
                 }
             } else {
                 let waits = correlation.waits();
+                let mut far = VecDeque::new();
                 if !waits {
-                    let from = time.saturating_sub(span);
-                    window.waiting.retain(|waiting| waiting.time > from);
-                    window.until = time.saturating_add(span);
+                    far = window.part(time, moment, span);
+                    window.until = time.max(now).saturating_add(span);
                 } else if window.pending.is_none() {
+                    window.until = time.saturating_add(span);
                     window.pending = Some(describe(rule, view, rule.severity, time, position));
                     if let Some(reasons) = &mut self.reasons
                         && let Some(pending) = &window.pending
@@ -79,6 +86,8 @@ impl Detector {
                     }
                     window.open = Some(Open { reported: if live { detection.count } else { 0 }, detection });
                     raised = true;
+                } else {
+                    window.put_back(far, MAX_THRESHOLD as usize);
                 }
             }
             counted.push(key);

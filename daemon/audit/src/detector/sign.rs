@@ -3,21 +3,22 @@
 use jiff::Timestamp;
 use picket_model::{Detection, ObjectRef};
 
-use super::count::{ROLL_UP_S, close};
-use super::{Detector, MICROS, Mode, Position};
-use crate::window::{Open, Window, fingerprint};
+use super::count::{close, hold_us};
+use super::{Detector, Mode, Position};
+use crate::window::{Open, fingerprint};
 
 impl Detector {
     /// Raises a rule that the reader of the log judges, and not a single event: `audit-log-tampered` and
     /// `audit-unparsable-line`. Nothing when the site switched it off. Once a file and cooldown, with a count.
     pub fn sign(&mut self, rule: &str, position: Position<'_>, time: Timestamp, times: u64, out: &mut Vec<Detection>) {
         let Some(rule) = self.rules.iter().find(|known| known.id == rule) else { return };
-        let hold_us = rule.stateful.cooldown_s.unwrap_or(ROLL_UP_S).saturating_mul(MICROS);
+        let hold_us = hold_us(rule);
         let key = fingerprint([rule.id.as_str(), position.file]);
         let until = time.as_microsecond().saturating_add(hold_us);
         let live = self.settings.mode == Mode::Live;
         self.counters.matches += times;
-        let mut window = self.windows.take(key).unwrap_or_else(|| Window::new(&rule.id, until));
+        let known = self.windows.take(key);
+        let mut window = self.go_on(known, rule, time.as_microsecond(), hold_us, out);
         match &mut window.open {
             Some(open) => {
                 open.detection.count = open.detection.count.saturating_add(times);
@@ -54,6 +55,7 @@ impl Detector {
                 if live {
                     out.push(detection.clone());
                 }
+                window.until = until;
                 window.open = Some(Open { reported, detection });
             }
         }

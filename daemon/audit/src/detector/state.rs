@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::count::close;
 use super::{Counters, Detector};
+use crate::clock::Clock;
 use crate::footprint::Length;
 use crate::known::Known;
 use crate::trail::Trail;
@@ -15,7 +16,8 @@ use crate::window::{Learnt, Started, Window, Windows};
 struct State {
     version: u32,
     first: Option<i64>,
-    now: i64,
+    #[serde(default)]
+    clock: Clock,
     counters: Counters,
     started: Vec<(u64, u64)>,
     trail: Trail,
@@ -31,7 +33,7 @@ struct State {
 struct Kept<'d> {
     version: u32,
     first: Option<i64>,
-    now: i64,
+    clock: &'d Clock,
     counters: Counters,
     started: Vec<(u64, u64)>,
     trail: &'d Trail,
@@ -68,7 +70,7 @@ impl Detector {
         Kept {
             version: STATE_VERSION,
             first: self.first,
-            now: self.now,
+            clock: &self.clock,
             counters: self.counters(),
             started: self.started.entries(),
             trail: &self.trail,
@@ -117,7 +119,7 @@ impl Detector {
             return Err(StateError::Version(state.version));
         }
         self.first = state.first;
-        self.now = state.now;
+        self.clock = state.clock;
         self.counters = state.counters;
         self.trail = state.trail.restored();
         self.started = Started::default();

@@ -33,6 +33,11 @@ impl Level {
         self.count += 1;
     }
 
+    fn go_back(&mut self, now: i64) {
+        self.since = self.since.min(now);
+        self.last = self.last.min(now);
+    }
+
     const fn says(&self, least: u64) -> bool {
         self.last - self.since > LEARNING && self.count >= least
     }
@@ -60,6 +65,12 @@ pub(super) struct Levels {
 }
 
 impl Levels {
+    /// Time is earlier than it was.
+    pub(super) fn go_back(&mut self, now: i64) {
+        self.kinds.values_mut().for_each(|level| level.go_back(now));
+        self.classes.values_mut().filter_map(|class| class.level.as_mut()).for_each(|level| level.go_back(now));
+    }
+
     /// Sees the level of a completed request for a resource.
     pub(super) fn see(&mut self, event: &Event<'_>, time: i64) -> Option<Sign> {
         let object = event.object_ref.as_ref()?;

@@ -70,6 +70,12 @@ impl Stages {
         (of_kind.max(of_all) >= PAIRED).then_some(Sign::Missing)
     }
 
+    /// Time is earlier than it was.
+    pub(super) fn go_back(&mut self, now: i64) {
+        self.forgotten = self.forgotten.map(|until| until.min(now.saturating_add(SLACK)));
+        self.in_flight.values_mut().for_each(|time| *time = now.min(*time));
+    }
+
     /// Watches are in flight for hours; with more than the limit the older half is forgotten.
     fn forget_half(&mut self) {
         let mut times: Vec<i64> = self.in_flight.values().copied().collect();

@@ -96,6 +96,17 @@ proptest! {
 }
 
 #[test]
+fn an_entry_behind_a_cut_one_or_other_bytes_is_counted() {
+    let whole = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","auditID":"1","objectRef":{"resource":"secrets"},"requestObject":{"data":{}}}"#;
+    let cut = &whole[..100];
+    for (before, malformed) in [(cut, 1), ("\u{feff}", 1), ("junk ", 1), ("\0\0", 0), (r#"{"auditID":"0"}"#, 0)] {
+        let mut entries = AuditEntries::default();
+        entries.add(format!("{before}{whole}\0\0{whole}").as_bytes(), "/audit.log", 1);
+        assert_eq!((entries.secret_bodies.count, entries.malformed), (2, malformed), "{before:?}");
+    }
+}
+
+#[test]
 fn entries_of_an_audit_log_are_counted_without_their_bodies() {
     let mut entries = AuditEntries::default();
     for (n, line) in [

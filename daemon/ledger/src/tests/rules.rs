@@ -129,6 +129,7 @@ fn under_pressure_old_changes_go_first_then_old_mild_detections_never_a_findings
     let gaps = sink.events.iter().filter(|e| e.body.kind() == EventKind::Gap).count();
     assert!((1..4).contains(&gaps), "gaps are summed, not piled up: {gaps}");
     assert_eq!(sink.told_lost() + sink.events.len() as u64 - gaps as u64, 2 + 1200, "to the event");
+    assert_eq!(ledger.stats().given_up, sink.told_lost(), "each is counted once, however often the gap is told again");
 }
 
 #[test]
