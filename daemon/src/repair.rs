@@ -3,6 +3,7 @@
 //! A plan is made from the verdicts, shown, carried out, and checked by looking at the node again. What did not help,
 //! or broke something else, is taken back.
 
+mod foresee;
 mod step;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use picket_host::{Host, Kind};
 use picket_model::{Status, Verdict};
 use serde_json::Value;
 
+pub use foresee::foresee;
 pub use step::{RepairError, Step};
 
 use step::own_file;
@@ -277,7 +279,10 @@ impl Plan {
             return Ok(());
         }
         if let Some(problem) = configuration.problems.first() {
-            return Err(format!("K3s would not start with what is on disk now; first: {}", problem.detail));
+            let unread = problem.is_blindness();
+            let words =
+                if unread { "what is on disk is not known" } else { "K3s would not start with what is on disk now" };
+            return Err(format!("{words}; first: {}", problem.detail));
         }
         let path = drop_in_path(configuration).ok_or("K3s reads no configuration file here")?;
         let old = own_file(host, &path).map_err(|reason| format!("{path}: {reason}"))?;

@@ -361,3 +361,31 @@ fn explain_says_why_what_where_and_how() {
     node.put("/etc/rancher/k3s/config.yaml.d/50-x.yaml", "kube-apiserver-arg: [v=2]\n", 0o600);
     insta::assert_snapshot!("explain_trap", node.explain("trap-list-replaced"));
 }
+
+#[test]
+fn a_dry_run_ends_as_the_repair_would() {
+    let both = |node: &Node, controls: &[&str], code: u8| {
+        let (said, dry) = node.run(controls, true);
+        assert_eq!(dry.map_or_else(|failure| failure.exit_code(), |_| 0), code, "{said}");
+        let (done, real) = node.fix(controls);
+        assert_eq!(real, code, "{done}");
+        said
+    };
+    // The mode that one control asks for is all another one misses, which picket cannot repair by itself.
+    let node = Node::new(Profile::DefaultServer);
+    node.put("/etc/rancher/k3s/config.yaml", "token: secret\n", 0o644);
+    assert_eq!(node.status("trap-readable-secret"), Status::Fail);
+    let said = both(&node, &["trap-readable-secret", "k3s-config-file-mode"], 0);
+    assert!(!said.contains("trap-readable-secret"), "{said}");
+    let node = Node::new(Profile::DefaultServer);
+    node.put("/etc/rancher/k3s/config.yaml", "token: secret\n", 0o644);
+    both(&node, &["trap-readable-secret"], 3);
+    // A setting that helps, and one that something stronger undoes.
+    let node = Node::new(Profile::DefaultServer);
+    both(&node, &["apiserver-deny-service-external-ips", "kubelet-pod-pids-limit"], 0);
+    node.put("/etc/systemd/system/k3s.service", STRONGER, 0o644);
+    node.put("/etc/rancher/k3s/config.yaml", "kube-apiserver-arg: [audit-log-path=/var/log/a.log]\n", 0o600);
+    let said = both(&node, &["apiserver-audit-log-maxage", "kubelet-seccomp-default"], 3);
+    assert!(said.contains("apiserver-audit-log-maxage: would still fail"), "{said}");
+    assert!(!said.contains("kubelet-seccomp-default: would"), "{said}");
+}

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use picket_checks::{Control, Policy, evaluate};
+use picket_checks::{Control, Policy, Source, evaluate};
 use picket_host::Host;
 use picket_model::{Role, Status, Verdict};
 
@@ -73,13 +73,22 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
         say(step.diff().trim_end().to_owned())?;
     }
     if steps.is_empty() || args.dry_run {
-        for refused in &refused {
+        let after = evaluate(&repair::foresee(&host, &seen, &steps), &policy);
+        let failing = failing(&after);
+        // One repair may do what another control could not do by itself.
+        for refused in refused.iter().filter(|r| r.control.split(' ').any(|id| failing.contains(id))) {
             say(refused.line())?;
+            left.extend(refused.control.split(' ').filter(|id| failing.contains(id)));
+        }
+        // What `sysctl.d` leads to is not foreseen.
+        let planned = wanted.iter().filter(|(c, _)| c.source != Source::Sysctl && controls.contains(&c.id));
+        for (control, _) in planned.filter(|(c, _)| failing.contains(c.id.as_str())) {
+            say(format!("{}: would still fail; {}", control.id, reason(&after, &control.id)))?;
+            left.insert(&control.id);
         }
         if !steps.is_empty() {
             say("Nothing was changed (--dry-run).".to_owned())?;
         }
-        left.extend(refused.iter().flat_map(|refused| refused.control.split(' ')));
         return done(&left);
     }
 

@@ -1,5 +1,6 @@
 //! K3s' configuration: what its files will give at the next start, and with it role, data dir and start time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use picket_checks::{Flag, NodeConfig, Places, Setting, Snapshot, Traps};
@@ -62,6 +63,43 @@ impl NodeFiles for Files<'_> {
                 .collect(),
         ))
     }
+}
+
+/// The files of a host, with some written that are not.
+struct Written<'a> {
+    files: Files<'a>,
+    written: &'a BTreeMap<String, String>,
+}
+
+impl NodeFiles for Written<'_> {
+    fn read(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>, Unreadable> {
+        match self.written.get(path) {
+            Some(text) => Ok(Some(text.clone().into_bytes())),
+            None => self.files.read(path, limit),
+        }
+    }
+
+    fn list(&self, dir: &str) -> Result<Option<Vec<DirEntry>>, Unreadable> {
+        let mut entries = self.files.list(dir)?;
+        for name in self.written.keys().filter_map(|path| path.strip_prefix(dir)?.strip_prefix('/')) {
+            let entries = entries.get_or_insert_with(Vec::new);
+            if !name.contains('/') && entries.iter().all(|entry| entry.name != name) {
+                entries.push(DirEntry { name: name.to_owned(), kind: EntryKind::File });
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// Puts into a snapshot what the configuration would be with these files written.
+pub(crate) fn foresee(host: &Host, now: &Configuration, written: &BTreeMap<String, String>, snapshot: &mut Snapshot) {
+    let files = Written { files: Files(host), written };
+    let configuration = effective_with(host, &files, now.role, now.version);
+    let traps = Arc::new(super::traps::observe(host, &configuration));
+    snapshot.declared = declared(host, &configuration, &traps);
+    snapshot.traps = Observation::from(traps);
+    // What would be changed then is in force at the next start only.
+    snapshot.running = Observation::Absent;
 }
 
 /// Reads the configuration and says in the snapshot what all other sources depend on.
@@ -148,9 +186,18 @@ fn program_version(
 }
 
 fn effective_of(host: &Host, role: Option<Role>, version: Option<K3sVersion>) -> Configuration {
+    effective_with(host, &Files(host), role, version)
+}
+
+fn effective_with(
+    host: &Host,
+    files: &dyn NodeFiles,
+    role: Option<Role>,
+    version: Option<K3sVersion>,
+) -> Configuration {
     let facts = host.is_live().then(|| HostFacts { hostname: host.hostname(), node_ips: Vec::new() });
     let ask = picket_k3s::Ask { role, version, host: facts.as_ref(), journal: None };
-    picket_k3s::effective(&Files(host), &ask)
+    picket_k3s::effective(files, &ask)
 }
 
 /// The data dir of a node: that of the running server, or what the configuration says.

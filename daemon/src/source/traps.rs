@@ -12,7 +12,7 @@ use super::config::{Configuration, LARGEST};
 use crate::report::text::{printable, short};
 
 /// Permission bits that let others than the owner read.
-const OTHERS_READ: u32 = 0o044;
+pub(crate) const OTHERS_READ: u32 = 0o044;
 /// The most characters of an option's name in a finding.
 const LONGEST_NAME: usize = 80;
 
