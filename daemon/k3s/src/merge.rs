@@ -6,6 +6,7 @@ use picket_model::name;
 
 use crate::effective::{Layer, Problem, Trap, Warning};
 use crate::files::{EntryKind, NodeFiles};
+use crate::options::without_tokens;
 use crate::yaml::{self, Node, Value};
 
 /// Largest configuration file read.
@@ -268,7 +269,8 @@ fn fold(
     let mut here: BTreeMap<String, bool> = BTreeMap::new();
     for (key_node, value) in pairs {
         let text = yaml::to_text(key_node);
-        let (key, append) = text.strip_suffix('+').map_or((text.as_str(), false), |k| (k, true));
+        let text = without_tokens(&text);
+        let (key, append) = text.strip_suffix('+').map_or((&*text, false), |k| (k, true));
         let line = key_node.line;
         if !values.contains_key(key) {
             order.push(key.to_owned());

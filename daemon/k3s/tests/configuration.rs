@@ -525,3 +525,19 @@ fn copies_the_kubelets_folder_will_hold() {
     let own = format!("[config={folder}/00-k3s-defaults.conf]");
     assert_eq!(next(&copied, &own).1, [(Trap::StaleKubeletCopy, None)]);
 }
+
+#[test]
+fn a_kubelet_drop_in_that_is_no_map_leaves_the_rest_an_object_and_says_so() {
+    let folder = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
+    for text in ["hello\n", "- a\n", "5\n", "x: &x {a: b}\n<<: *x\n"] {
+        let files = MemoryFiles::new()
+            .file("/etc/rancher/k3s/config.yaml", "debug: true\n")
+            .file(&format!("{folder}/00-k3s-defaults.conf"), "podPidsLimit: 5\n")
+            .file(&format!("{folder}/50.conf"), text);
+        let config = effective(&files, &Ask { role: Some(Role::Server), ..Ask::default() });
+        assert_eq!(config.kubelet_config, Some(serde_json::json!({ "podPidsLimit": 5 })), "{text:?}");
+        let problem = config.problems.first().unwrap();
+        assert_eq!(problem.path.as_deref(), Some("/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/50.conf"));
+        assert!(problem.is_blindness(), "{}", problem.detail);
+    }
+}
