@@ -541,3 +541,15 @@ fn a_kubelet_drop_in_that_is_no_map_leaves_the_rest_an_object_and_says_so() {
         assert!(problem.is_blindness(), "{}", problem.detail);
     }
 }
+
+#[test]
+fn anonymous_requests_are_a_trap_only_where_k3s_drops_its_own_flag() {
+    let text = "kube-apiserver-arg: [authentication-config=/a.yaml]\n";
+    for (version, trapped) in [((31, 4), false), ((31, 9), true), ((32, 4), false), ((33, 1), true), ((36, 2), true)] {
+        let version = Some(K3sVersion::new(1, version.0, version.1));
+        let ask = Ask { role: Some(Role::Server), version, ..Ask::default() };
+        let config = effective(&MemoryFiles::new().file(MAIN, text), &ask);
+        let found = config.warnings.iter().any(|w| w.trap == Trap::AnonymousDefault);
+        assert_eq!(found, trapped, "{version:?}");
+    }
+}
