@@ -553,3 +553,14 @@ fn anonymous_requests_are_a_trap_only_where_k3s_drops_its_own_flag() {
         assert_eq!(found, trapped, "{version:?}");
     }
 }
+
+#[test]
+fn more_values_than_are_kept_are_named_and_leave_the_settings_unknown() {
+    let list = |count: usize| format!("debug: true\nkube-apiserver-arg:\n{}", " - a=b\n".repeat(count));
+    assert_eq!(server(&list(9_000)).problems, []);
+    let config = server(&list(110_000));
+    let problem = config.problems.first().unwrap();
+    assert!(problem.is_blindness() && problem.detail.contains("`kube-apiserver-arg`"), "{}", problem.detail);
+    assert_eq!((problem.path.as_deref(), problem.line), (Some(MAIN), Some(2)));
+    assert!(!config.files_understood() && config.options.is_empty());
+}
