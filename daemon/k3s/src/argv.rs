@@ -7,7 +7,7 @@ use picket_model::Role;
 
 use crate::effective::{Layer, Problem, REDACTED, Trap, Warning};
 use crate::merge::FileArg;
-use crate::options::{Kind, Known, OLD_NAMES, Opt, SECRET, redact};
+use crate::options::{Kind, Known, OLD_NAMES, Opt, SECRET, redact, without_tokens};
 use crate::unit::Start;
 use crate::words::Word;
 
@@ -228,6 +228,7 @@ impl Parsed {
                 break;
             }
             let Some(option) = known.get(name) else {
+                let name = &*without_tokens(name);
                 let (name, swallowed) = match swallowed_secret(name, value.is_some()) {
                     Some(option) => (option, true),
                     None => (name, false),

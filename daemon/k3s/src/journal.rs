@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::options::without_tokens;
 use crate::version::K3sVersion;
 
 /// The version of the last start in these lines (`Starting k3s v…`, on agents `Starting k3s agent v…`).
@@ -37,7 +38,7 @@ pub fn running_flags(lines: &str, component: &str) -> Option<BTreeMap<String, Ve
     let mut flags: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for flag in message.split(" --") {
         let (name, value) = flag.split_once('=').unwrap_or((flag, "true"));
-        flags.entry(name.to_owned()).or_default().push(value.to_owned());
+        flags.entry(without_tokens(name).into_owned()).or_default().push(without_tokens(value).into_owned());
     }
     Some(flags)
 }

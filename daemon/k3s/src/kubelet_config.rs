@@ -1,5 +1,7 @@
 //! The kubelet's configuration from `kubelet.conf.d`: files merged in walk order as JSON merge patches.
 
+use std::borrow::Cow;
+
 use picket_model::name;
 use serde_json::{Value, json};
 
@@ -7,6 +9,7 @@ use crate::components::{KubeletArgs, UserArg};
 use crate::effective::{Problem, REDACTED};
 use crate::files::{EntryKind, NodeFiles};
 use crate::merge::FILE_LIMIT;
+use crate::options::without_tokens;
 use crate::yaml;
 
 /// Sub-folders followed, and files read, at most.
@@ -39,8 +42,13 @@ pub(crate) fn read(files: &dyn NodeFiles, folder: &str) -> KubeletConfig {
     walk(files, folder, 0, &mut out);
     for path in out.files.clone() {
         match yaml_file(files, &path) {
-            Ok(Some(value)) => out.parts.push((path, value)),
-            Ok(None) => {}
+            Ok(Some(value)) if value.is_object() => out.parts.push((path, value)),
+            // An empty file changes nothing.
+            Ok(Some(Value::Null) | None) => {}
+            Ok(Some(_)) => {
+                let detail = "cannot be read: no map of settings at the top; the kubelet's settings are not known";
+                out.problems.push(Problem { path: Some(path), line: None, detail: detail.to_owned() });
+            }
             Err(problem) => out.problems.push(problem),
         }
     }
@@ -191,6 +199,10 @@ pub(crate) fn yaml_file(files: &dyn NodeFiles, path: &str) -> Result<Option<Valu
         return Ok(None);
     };
     let document = yaml::load(&bytes).map_err(|e| problem(e.line, e.detail))?;
+    if let Some(line) = document.merge_keys.first() {
+        let detail = "cannot be read: a merge key (<<) is not followed here; write the settings out";
+        return Err(problem(Some(*line), detail.to_owned()));
+    }
     Ok(document.root.map(|root| without_secrets(yaml::to_json(&root))))
 }
 
@@ -200,7 +212,31 @@ pub fn without_secrets(mut config: Value) -> Value {
     if let Some(headers) = config.get_mut("staticPodURLHeader").filter(|headers| !headers.is_null()) {
         *headers = REDACTED.into();
     }
+    drop_tokens(&mut config);
     config
+}
+
+/// K3s' tokens have no place here, and so may stand anywhere.
+fn drop_tokens(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            if let Cow::Owned(shown) = without_tokens(text) {
+                *text = shown;
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_tokens),
+        Value::Object(map) => {
+            map.values_mut().for_each(drop_tokens);
+            let named: Vec<String> =
+                map.keys().filter(|key| matches!(without_tokens(key), Cow::Owned(_))).cloned().collect();
+            for key in named {
+                if let Some(value) = map.remove(&key) {
+                    map.insert(without_tokens(&key).into_owned(), value);
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 fn walk(files: &dyn NodeFiles, folder: &str, depth: usize, out: &mut KubeletConfig) {

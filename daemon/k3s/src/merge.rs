@@ -6,6 +6,7 @@ use picket_model::name;
 
 use crate::effective::{Layer, Problem, Trap, Warning};
 use crate::files::{EntryKind, NodeFiles};
+use crate::options::without_tokens;
 use crate::yaml::{self, Node, Value};
 
 /// Largest configuration file read.
@@ -13,6 +14,9 @@ pub(crate) const FILE_LIMIT: usize = 1 << 20;
 
 /// Bytes read of a configuration with all its drop-ins.
 const ALL_LIMIT: usize = 4 << 20;
+
+/// Values of one option, and of all options for components together: those are kept for every version that may run.
+const ARGUMENTS_LIMIT: usize = 10_000;
 
 /// One argument made from the files: `--name=value`.
 #[derive(Debug, Clone)]
@@ -113,8 +117,24 @@ pub(crate) fn merge(files: &dyn NodeFiles, main: &str, past_wrapper: bool) -> Me
     if !merged.problems.is_empty() || ignored {
         return merged;
     }
+    let mut for_components = 0;
     for key in order {
         let Some(held) = values.remove(&key) else { continue };
+        let (count, last) = match &held {
+            Held::One(item) => (item.node.items().map_or(1, <[Node]>::len), Some(item)),
+            Held::Many(items) => (items.len(), items.last()),
+        };
+        for_components += if key.ends_with("-arg") { count } else { 0 };
+        if count.max(for_components) > ARGUMENTS_LIMIT {
+            let detail = format!(
+                "cannot be read: more than {ARGUMENTS_LIMIT} values up to those of `{}`; the settings are not known",
+                key.chars().take(80).collect::<String>()
+            );
+            let (path, line) = (last.map(|item| item.path.clone()), last.map(|item| item.line));
+            merged.problems.push(Problem { path, line, detail });
+            merged.args.clear();
+            break;
+        }
         match held {
             Held::One(item) => match item.node.items() {
                 Some(list) => {
@@ -268,7 +288,8 @@ fn fold(
     let mut here: BTreeMap<String, bool> = BTreeMap::new();
     for (key_node, value) in pairs {
         let text = yaml::to_text(key_node);
-        let (key, append) = text.strip_suffix('+').map_or((text.as_str(), false), |k| (k, true));
+        let text = without_tokens(&text);
+        let (key, append) = text.strip_suffix('+').map_or((&*text, false), |k| (k, true));
         let line = key_node.line;
         if !values.contains_key(key) {
             order.push(key.to_owned());

@@ -1,5 +1,6 @@
 //! The options K3s knows, per role.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use picket_model::Role;
@@ -96,6 +97,9 @@ pub(crate) const SECRET: [&str; 7] = [
 /// Options whose value is a URL or connection string that may carry a password.
 const CONNECTION: [&str; 2] = ["datastore-endpoint", "etcd-s3-proxy"];
 
+/// Options whose value is a host: what stands before an `@` in it is a user with a password.
+const HOST: [&str; 3] = ["system-default-registry", "server", "etcd-s3-endpoint"];
+
 /// The value as it may be shown. Called at the point of reading; nothing later sees the secret.
 pub(crate) fn redact(name: &str, value: &str, known: bool) -> String {
     if value.is_empty() {
@@ -104,6 +108,15 @@ pub(crate) fn redact(name: &str, value: &str, known: bool) -> String {
     if SECRET.contains(&name) || (!known && sounds_secret(name)) {
         return REDACTED.to_owned();
     }
+    // The secret itself, where the file with it is meant.
+    if name.ends_with("-file") && SECRET.contains(&name.trim_end_matches("-file")) && !value.starts_with('/') {
+        return REDACTED.to_owned();
+    }
+    // A map where a text was meant, as Go prints it.
+    if value.starts_with("[{") && sounds_secret(value) {
+        return REDACTED.to_owned();
+    }
+    let value = &*without_tokens(value);
     if CONNECTION.contains(&name) {
         return redact_connection(value);
     }
@@ -119,6 +132,13 @@ pub(crate) fn redact(name: &str, value: &str, known: bool) -> String {
             return format!("{flag}={}", redact_connection(inner));
         }
     }
+    if known
+        && HOST.contains(&name)
+        && !value.contains("://")
+        && let Some((_, host)) = value.rsplit_once('@')
+    {
+        return format!("{REDACTED}@{host}");
+    }
     // A mistyped name says nothing of its value.
     if known { without_user_info(value) } else { redact_connection(value) }
 }
@@ -133,6 +153,23 @@ fn without_user_info(value: &str) -> String {
         None => value.to_owned(),
     }
 }
+
+/// A text without K3s' secure tokens (`K10<hash of the CA>::<user>:<password>`), wherever they ended up. A password may hold
+/// any character: all from the token on goes.
+pub(crate) fn without_tokens(text: &str) -> Cow<'_, str> {
+    let token = text.match_indices("K10").map(|(at, _)| at).find(|at| {
+        let hash = text.get(at + 3..).unwrap_or_default();
+        let digits = hash.bytes().take_while(u8::is_ascii_hexdigit).count();
+        digits >= MIN_HASH && hash.get(digits..).is_some_and(|rest| rest.starts_with("::"))
+    });
+    match token.and_then(|at| text.get(..at)) {
+        Some(before) => Cow::Owned(format!("{before}{REDACTED}")),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// Digits after `K10` from which on it is taken for a token. A whole one has 64.
+const MIN_HASH: usize = 8;
 
 /// Flags of components that take a secret itself rather than a file.
 fn secret_flag(flag: &str) -> bool {
@@ -221,6 +258,11 @@ mod tests {
         assert_eq!(redact("datastore-endpont", "mysql://u:p@tcp(db)/k", false), "mysql://<redacted>");
         assert_eq!(redact("server", "https://u:p/@x@h:6443", true), "https://<redacted>@h:6443");
         assert_eq!(redact("secret-encryption", "true", false), "true");
+        assert_eq!(redact("system-default-registry", "u:p@r.example", true), "<redacted>@r.example");
+        assert_eq!(redact("token-file", "s3cr3t", true), REDACTED);
+        assert_eq!(redact("agent-token-file", "/etc/k3s/token", true), "/etc/k3s/token");
+        assert_eq!(redact("kubelet-arg", "[{token s3cr3t}]", true), REDACTED);
+        assert_eq!(redact("node-label", "K10::x", true), "K10::x");
         assert_eq!(redact("kubelet-arg", "etcd-servers=http://u:p@h", true), "etcd-servers=http://<redacted>");
     }
 }

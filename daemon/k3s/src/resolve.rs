@@ -1,5 +1,6 @@
 //! From a node's files to its effective configuration.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use picket_model::Role;
@@ -10,7 +11,7 @@ use crate::effective::{EffectiveConfig, FlagValue, Flags, Layer, OptionValue, Pr
 use crate::files::NodeFiles;
 use crate::kubelet_config::{KubeletFolder, OwnFile};
 use crate::merge::{self, Merged};
-use crate::options::Known;
+use crate::options::{Known, without_tokens};
 use crate::unit::{self, Start};
 use crate::version::K3sVersion;
 use crate::{Ask, journal, kubelet_config, refusals, traps};
@@ -125,6 +126,12 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
     }
     unread.truncate(LISTED);
     bound(&mut problems, &mut warnings);
+    let named = problems.iter_mut().map(|p| &mut p.path).chain(warnings.iter_mut().map(|w| &mut w.path));
+    for path in named.flatten().chain(&mut sources).chain(&mut merged.files) {
+        if let Cow::Owned(shown) = without_tokens(path) {
+            *path = shown;
+        }
+    }
     sources.sort();
     sources.dedup();
     EffectiveConfig {
@@ -139,7 +146,7 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
         problems,
         unread,
         warnings,
-        program: start.as_ref().and_then(|s| s.words.first()).map(|(word, _)| word.text.clone()),
+        program: start.as_ref().and_then(|s| s.words.first()).map(|(word, _)| without_tokens(&word.text).into_owned()),
         unit_files: start.iter().flat_map(|s| std::iter::once(&s.path).chain(&s.drop_ins)).cloned().collect(),
         environment_files: start.iter().flat_map(|s| &s.environment_files).cloned().collect(),
         config_files: merged.files,

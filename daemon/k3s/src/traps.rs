@@ -64,12 +64,12 @@ pub(crate) fn judge(
                 g,
                 format!("`{name}` in a form K3s does not recognise (`+=`, `-=` or empty): {effect}; write `{name}=…`"),
             );
-        } else if name == "authentication-config" {
-            warn(
-                Trap::AnonymousDefault,
-                g,
-                "K3s no longer passes anonymous-auth=false: anonymous requests are allowed unless the file has an `anonymous` block".to_owned(),
-            );
+        } else if name == "authentication-config"
+            && (variants.is_empty() || !variants.iter().all(|(_, c)| says_anonymous(c)))
+        {
+            let detail = "K3s passes no anonymous-auth=false beside it (since its releases of May 2025): anonymous requests \
+                          are allowed unless the file has an `anonymous` block";
+            warn(Trap::AnonymousDefault, g, detail.to_owned());
         }
     }
     for (option, flag, own) in GUARDS {
@@ -123,6 +123,11 @@ pub(crate) fn judge(
             });
         }
     }
+}
+
+/// Whether the API server is told about anonymous requests by a flag, K3s' own or the user's.
+fn says_anonymous(components: &BTreeMap<String, Flags>) -> bool {
+    components.get("kube-apiserver").is_some_and(|flags| flags.contains_key("anonymous-auth"))
 }
 
 /// Copies among the kubelet's files that have no source any more.

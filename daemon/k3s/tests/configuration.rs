@@ -565,3 +565,42 @@ fn a_default_is_dropped_only_where_its_value_is_lost() {
     assert!(!dropped(api, "requestheader-allowed-names=system:auth-proxy"));
     assert!(dropped(api, "authorization-mode=RBAC") && !dropped(api, "authorization-mode=Node, authorization-mode=RBAC"));
 }
+
+#[test]
+fn a_kubelet_drop_in_that_is_no_map_leaves_the_rest_an_object_and_says_so() {
+    let folder = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
+    for text in ["hello\n", "- a\n", "5\n", "x: &x {a: b}\n<<: *x\n"] {
+        let files = MemoryFiles::new()
+            .file("/etc/rancher/k3s/config.yaml", "debug: true\n")
+            .file(&format!("{folder}/00-k3s-defaults.conf"), "podPidsLimit: 5\n")
+            .file(&format!("{folder}/50.conf"), text);
+        let config = effective(&files, &Ask { role: Some(Role::Server), ..Ask::default() });
+        assert_eq!(config.kubelet_config, Some(serde_json::json!({ "podPidsLimit": 5 })), "{text:?}");
+        let problem = config.problems.first().unwrap();
+        assert_eq!(problem.path.as_deref(), Some("/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/50.conf"));
+        assert!(problem.is_blindness(), "{}", problem.detail);
+    }
+}
+
+#[test]
+fn anonymous_requests_are_a_trap_only_where_k3s_drops_its_own_flag() {
+    let text = "kube-apiserver-arg: [authentication-config=/a.yaml]\n";
+    for (version, trapped) in [((31, 4), false), ((31, 9), true), ((32, 4), false), ((33, 1), true), ((36, 2), true)] {
+        let version = Some(K3sVersion::new(1, version.0, version.1));
+        let ask = Ask { role: Some(Role::Server), version, ..Ask::default() };
+        let config = effective(&MemoryFiles::new().file(MAIN, text), &ask);
+        let found = config.warnings.iter().any(|w| w.trap == Trap::AnonymousDefault);
+        assert_eq!(found, trapped, "{version:?}");
+    }
+}
+
+#[test]
+fn more_values_than_are_kept_are_named_and_leave_the_settings_unknown() {
+    let list = |count: usize| format!("debug: true\nkube-apiserver-arg:\n{}", " - a=b\n".repeat(count));
+    assert_eq!(server(&list(9_000)).problems, []);
+    let config = server(&list(110_000));
+    let problem = config.problems.first().unwrap();
+    assert!(problem.is_blindness() && problem.detail.contains("`kube-apiserver-arg`"), "{}", problem.detail);
+    assert_eq!((problem.path.as_deref(), problem.line), (Some(MAIN), Some(2)));
+    assert!(!config.files_understood() && config.options.is_empty());
+}

@@ -106,4 +106,31 @@ proptest! {
         let json = serde_json::to_string(&config).unwrap();
         prop_assert!(!json.contains(&secret), "{}", json);
     }
+
+    #[test]
+    fn a_token_in_a_wrong_place_never_shows(
+        place in prop::sample::select(vec![
+            "token-file: @", "write-kubeconfig-mode: @", "kubelet-arg: anonymous-auth=@", "kubelet-arg: ['@']",
+            "kubelet-arg: [{token: '@'}]", "kubelet-arg: [{'@': a}]", "tokn: @", "'@': a", "? '@'\n", "node-label: [a, '@']",
+            "server: https://@", "datastore-endpoint: @", "debug: '@'", "config: '@'", "data-dir: '@'",
+            "kube-apiserver-arg: ['@=true']", "node-label: [['@']]", "'@+': a",
+        ]),
+        where_ in 0..5,
+    ) {
+        let token = format!("K10{}::server:s3cr3tword and more", "0a".repeat(32));
+        let text = place.replace('@', &token);
+        let files = match where_ {
+            0 => MemoryFiles::new().file(MAIN, text),
+            1 => MemoryFiles::new().file(DROP_IN, text),
+            2 => MemoryFiles::new().file("/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/x.conf", text).dir("/var/lib/rancher/k3s/server"),
+            3 => MemoryFiles::new().file("/etc/systemd/system/k3s.service",
+                format!("[Service]\nExecStart=/k3s server '--{}'\n", text.replacen(": ", "=", 1).replace('\'', ""))),
+            _ => MemoryFiles::new().file("/var/lib/rancher/k3s/server/db/etcd/config", text),
+        };
+        for role in [Role::Server, Role::Agent] {
+            let config = effective(&files, &Ask { role: Some(role), ..Ask::default() });
+            let shown = format!("{} {config:?}", serde_json::to_string(&config).unwrap());
+            prop_assert!(!shown.contains("s3cr3tword"), "{}", shown);
+        }
+    }
 }

@@ -103,19 +103,26 @@ pub fn also(configuration: &Configuration) -> impl Iterator<Item = String> {
     secret_files(configuration).map(|(_, path, _)| path).chain(registries_file(configuration))
 }
 
-/// Files with a secret in them, each with the option that names it and where that stands.
+/// Files with a secret in them, each with the option that names it and where that stands. Only those with an absolute
+/// path: anything else may be the secret itself, and is not kept.
 fn secret_files(
     configuration: &Configuration,
 ) -> impl Iterator<Item = (&'static str, String, &picket_k3s::OptionValue)> {
     NAMES_A_SECRET.into_iter().filter_map(|name| {
-        let value = configuration.option(name).filter(|v| !v.value.is_empty())?;
-        // systemd starts K3s in `/`.
+        let value = configuration.option(name).filter(|v| v.value.starts_with('/'))?;
         Some((name, format!("/{}", value.value.trim_start_matches('/')), value))
     })
 }
 
 /// Secrets in files of their own that others can read.
 fn files_of_secrets(host: &Host, configuration: &Configuration, traps: &mut Traps) {
+    for name in NAMES_A_SECRET {
+        let relative = configuration.option(name).filter(|v| !v.value.is_empty() && !v.value.starts_with('/'));
+        if let Some(value) = relative {
+            let detail = format!("`{name}` is no absolute path: the mode of the file it names is not known");
+            traps.blind.push(Evidence { path: value.path.clone(), line: value.line, layer: None, detail });
+        }
+    }
     for (name, path, named) in secret_files(configuration) {
         let at = |detail: String| Evidence { path: Some(path.clone()), line: None, layer: None, detail };
         match host.stat(path.as_ref()) {

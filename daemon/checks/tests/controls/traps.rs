@@ -99,3 +99,21 @@ fn an_authentication_configuration_with_an_anonymous_block_is_no_trap() {
     snap.authentication_configs.insert(path, Observation::from(block));
     assert_eq!(status(&snap), Status::Pass);
 }
+
+#[test]
+fn an_authentication_configuration_is_judged_by_what_every_possible_version_does_beside_it() {
+    let mut snap = node(Role::Server);
+    with(&mut snap, vec![trapped("anonymous-default", Some("kube-apiserver-arg"), 4)]);
+    let file = Observation::from(AuthenticationConfig::default());
+    snap.authentication_configs.insert("/etc/rancher/k3s/auth.yaml".to_owned(), file);
+    let status = |snap: &Snapshot| rows(snap, &policy(), "trap-anonymous-default")[0].status;
+    assert_eq!(status(&snap), Status::Fail);
+    for config in [&mut snap.declared, &mut snap.running] {
+        if let Observation::Value { value } = config {
+            let flags = Arc::make_mut(value).components.entry("kube-apiserver".to_owned()).or_default();
+            let own = Setting::new("false", Evidence::note("k3s-default"));
+            flags.insert("anonymous-auth".to_owned(), Flag { possible: vec![vec![own], vec![]] });
+        }
+    }
+    assert_eq!(status(&snap), Status::Unknown, "older versions pass anonymous-auth=false");
+}

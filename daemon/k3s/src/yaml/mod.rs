@@ -1,14 +1,38 @@
 //! YAML as K3s reads it: go-yaml v2, YAML 1.1 scalars, first document only.
 
+mod cursor;
+mod input;
 mod parse;
 mod print;
 mod scalar;
+mod scan;
+mod tagged;
 
 pub(crate) use parse::{Document, load};
 pub(crate) use print::{to_json, to_text};
 pub(crate) use scalar::{float_text, go_int, resolve};
 
 use std::rc::Rc;
+
+/// Why a file is no YAML that K3s takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub(crate) struct LoadError {
+    /// Line, from 1, where it is known.
+    pub(crate) line: Option<u32>,
+    /// What is wrong. Never the file's text.
+    pub(crate) detail: String,
+}
+
+impl LoadError {
+    fn at(line: u32, detail: impl Into<String>) -> Self {
+        Self { line: Some(line), detail: detail.into() }
+    }
+
+    fn whole(detail: impl Into<String>) -> Self {
+        Self { line: None, detail: detail.into() }
+    }
+}
 
 /// A value with the place it stands at.
 #[derive(Debug, Clone)]
