@@ -14,7 +14,7 @@ const IN_FLIGHT: usize = 2048;
 /// Requests of a kind that must have come with both stages, one after the other, before a missing one says anything.
 const PAIRED: u32 = 30;
 /// How long a request may take that does not stream: the API server gives up after a minute.
-const ANSWERED: i64 = 300 * MICROS;
+const ANSWERED: i64 = 90 * MICROS;
 /// How often those that took longer are looked for.
 const SWEEP: i64 = 30 * MICROS;
 /// Requests of a kind without an answer that are no chance: a server that is killed leaves a few.
