@@ -186,7 +186,7 @@ impl Detector {
         let time = event.micros();
         let moment = time.map(|time| self.tell_time(time, out));
         let gap = time.zip(moment).and_then(|(time, moment)| self.trail.time(event, time, moment));
-        let missing = time.and_then(|time| self.trail.stages(event, time));
+        let missing = time.zip(moment).and_then(|(time, moment)| self.trail.stages(event, time, moment.now));
         if let Some(time) = time.filter(|_| event.stage_timestamp.is_some())
             && self.trail.went_back(position.file, time)
         {

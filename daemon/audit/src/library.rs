@@ -120,9 +120,8 @@ impl Library {
         self.rules.iter().filter(|rule| rule.enabled).cloned().collect()
     }
 
-    /// Leaves out all rules but those of these files, and those that their correlations count, which raise nothing then.
-    pub fn keep_only(&mut self, is_wanted: impl Fn(&str) -> bool) {
-        let is_own = |rule: &Rule| rule.origin.as_ref().is_some_and(|(file, _)| is_wanted(file));
+    /// Leaves out all rules but these, and those that their correlations count, which raise nothing then.
+    pub fn keep_only(&mut self, is_own: impl Fn(&Rule) -> bool) {
         let mut kept: BTreeSet<String> = self.rules.iter().filter(|rule| is_own(rule)).map(|rule| rule.id.clone()).collect();
         loop {
             let counted: Vec<String> = self

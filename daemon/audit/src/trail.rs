@@ -46,7 +46,8 @@ pub(crate) enum Sign {
     Collision,
     /// Requests of a kind that came with bodies come without.
     Downgrade,
-    /// An answer whose request never arrived, where the log has both of all others of its kind.
+    /// An answer whose request never arrived, or requests that were never answered, where the log has both of all others
+    /// of their kind.
     Missing,
 }
 
@@ -185,8 +186,11 @@ impl Trail {
     }
 
     /// Sees the stages of a request: its arrival, then its answer.
-    pub(crate) fn stages(&mut self, event: &Event<'_>, time: i64) -> Option<Sign> {
-        self.stages.see(event, time)
+    pub(crate) fn stages(&mut self, event: &Event<'_>, time: i64, now: i64) -> Option<Sign> {
+        let sign = self.stages.see(event, time);
+        // Not at an arrival, which is not judged.
+        let unanswered = (event.stage.as_deref() == Some("ResponseComplete")).then(|| self.stages.sweep(now)).flatten();
+        sign.or(unanswered)
     }
 }
 

@@ -194,6 +194,25 @@ fn one_users_answers_without_requests_are_a_gap_where_nobody_elses_came_without(
 }
 
 #[test]
+fn requests_that_were_never_answered_are_a_gap_where_all_others_were() {
+    let asked = |bob: usize| {
+        let unanswered = (0..bob as i64).map(|n| {
+            let [arrival, _] = both(200 + n, &format!("bob-{n}"), "configmaps");
+            arrival
+        });
+        pairs(0..200, "configmaps").chain(unanswered).chain(pairs(300..900, "configmaps"))
+    };
+    assert_eq!(gaps(&run(asked(0))), []);
+    assert_eq!(gaps(&run(asked(3))), [], "a server that is killed leaves some");
+    assert_eq!(gaps(&run(asked(40))), [Severity::High]);
+    let watches = (0..40).map(|n| {
+        let [arrival, _] = both(200 + n, &format!("w-{n}"), "configmaps");
+        arrival.replace(r#""verb":"update""#, r#""verb":"watch""#)
+    });
+    assert_eq!(gaps(&run(pairs(0..200, "configmaps").chain(watches).chain(pairs(300..900, "configmaps")))), []);
+}
+
+#[test]
 fn requests_in_flight_are_bounded_and_what_was_forgotten_is_no_gap() {
     let arrivals = (0..5000).map(|n| both(n / 50, &format!("w{n}"), "pods")[0].clone());
     let answers = (0..5000).map(|n| both(n / 50, &format!("w{n}"), "pods")[1].clone());

@@ -125,7 +125,7 @@ fn detector(args: &Args) -> Result<Detector, Failure> {
         }
     }
     if !args.rules.is_empty() {
-        rules.retain(|rule| args.rules.contains(&rule.id));
+        library.keep_only(|rule| args.rules.contains(&rule.id));
     }
     Ok(rules::detector(&library, Settings::replay()))
 }
@@ -177,6 +177,11 @@ fn json_lines(replay: &Replay, detections: &[Detection], explain: bool, out: &mu
             for field in ["impersonated", "source", "code"] {
                 fields.entry(field).or_insert(Value::Null);
             }
+            // A log without any event has no time.
+            if detection.time == Timestamp::UNIX_EPOCH {
+                fields.insert("time".into(), Value::Null);
+                fields.insert("last_time".into(), Value::Null);
+            }
             if explain {
                 fields.insert("why".into(), json!(replay.detector().reasons(detection)));
             }
@@ -204,7 +209,8 @@ fn table(
         let sum = by_rule.entry(&detection.rule).or_insert((detection.severity, 0, 0));
         *sum = (sum.0.max(detection.severity), sum.1 + 1, sum.2 + detection.count);
         let mut row = vec![
-            detection.time.to_string(),
+            // A log without any event has no time.
+            if detection.time == Timestamp::UNIX_EPOCH { "-".to_owned() } else { detection.time.to_string() },
             detection.severity.to_string(),
             detection.rule.clone(),
             printable(&who(detection)),

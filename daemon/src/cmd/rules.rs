@@ -103,7 +103,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
                 return Err(Failure::failed("the rules cannot be tested", notice.about().clone()));
             }
             let named = file.display().to_string();
-            library.keep_only(|origin| origin == named);
+            library.keep_only(|rule| rule.origin.as_ref().is_some_and(|(file, _)| *file == named));
             let detector = rules::detector(&library, Settings::replay());
             audit::replay(detector, &audit::Args::of(logs.clone(), *output), out)
         }

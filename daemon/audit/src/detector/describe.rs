@@ -89,13 +89,25 @@ pub(super) fn describe(
 ) -> Detection {
     let audit_id = audit_id_of(view);
     let mut detection = Detection {
-        rule: rule.id.clone(),
         severity,
+        audit_ids: vec![audit_id.clone()],
+        audit_id,
+        ..bare(rule, timestamp(time), position)
+    };
+    Told::of(view).tell(&mut detection);
+    detection
+}
+
+/// What a rule found at this place, of nobody's request yet.
+pub(super) fn bare(rule: &Rule, time: Timestamp, position: Position<'_>) -> Detection {
+    Detection {
+        rule: rule.id.clone(),
+        severity: rule.severity,
         title: rule.title.clone(),
         file: position.file.to_owned(),
         line: position.line,
-        audit_ids: vec![audit_id.clone()],
-        audit_id,
+        audit_ids: Vec::new(),
+        audit_id: String::new(),
         user: String::new(),
         impersonated: None,
         source: None,
@@ -104,11 +116,9 @@ pub(super) fn describe(
         object: ObjectRef::default(),
         outcome: String::new(),
         code: None,
-        time: timestamp(time),
-        last_time: timestamp(time),
+        time,
+        last_time: time,
         count: 1,
         mitre: rule.mitre.clone(),
-    };
-    Told::of(view).tell(&mut detection);
-    detection
+    }
 }

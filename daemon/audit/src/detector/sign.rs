@@ -1,9 +1,10 @@
 //! Signs that the reader of the log judges, and no single event shows.
 
 use jiff::Timestamp;
-use picket_model::{Detection, ObjectRef};
+use picket_model::Detection;
 
 use super::count::{close, hold_us};
+use super::describe::bare;
 use super::{Detector, Mode, Position};
 use crate::window::{Open, fingerprint};
 
@@ -30,27 +31,7 @@ impl Detector {
                 }
             }
             None => {
-                let detection = Detection {
-                    rule: rule.id.clone(),
-                    severity: rule.severity,
-                    title: rule.title.clone(),
-                    file: position.file.to_owned(),
-                    line: position.line,
-                    audit_ids: Vec::new(),
-                    audit_id: String::new(),
-                    user: String::new(),
-                    impersonated: None,
-                    source: None,
-                    forgeable_sources: Vec::new(),
-                    verb: String::new(),
-                    object: ObjectRef::default(),
-                    outcome: String::new(),
-                    code: None,
-                    time,
-                    last_time: time,
-                    count: times.max(1),
-                    mitre: rule.mitre.clone(),
-                };
+                let detection = Detection { count: times.max(1), ..bare(rule, time, position) };
                 let reported = if live { detection.count } else { 0 };
                 if live {
                     out.push(detection.clone());
