@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use picket_model::{Gap, GapReason};
 
-use crate::backup::{Backup, Names, Stamp};
+use crate::backup::{Backup, Follow, Names, Stamp};
 use crate::cursor::{Cursor, FileMark, Fingerprint};
 use crate::orphan::Orphan;
 use crate::resume::SEARCHES;
@@ -41,13 +41,15 @@ pub struct Config {
     pub start: StartAt,
     /// Longest line in bytes; a longer one is passed over and counted.
     pub max_line: usize,
+    /// Where links beside the log lead.
+    pub follow: Follow,
 }
 
 impl Config {
     /// The log with the usual limits.
     pub fn new(path: impl Into<PathBuf>, start: StartAt) -> Self {
         let path = path.into();
-        Self { shown: path.display().to_string(), path, start, max_line: MAX_LINE }
+        Self { shown: path.display().to_string(), path, start, max_line: MAX_LINE, follow: Follow::default() }
     }
 }
 
@@ -181,7 +183,7 @@ impl Reader {
     /// # Errors
     /// When the log or its folder is there and cannot be read.
     pub fn open(config: Config, cursor: Option<Cursor>) -> Result<Self, TailError> {
-        let names = Names::of(&config.path);
+        let names = Names::of(&config.path, config.follow.clone());
         let mut reader = Self {
             config,
             names,
@@ -209,7 +211,7 @@ impl Reader {
     /// The log lies elsewhere now: a link on the way to it leads to another folder. What is open is read to its end.
     pub fn relocate(&mut self, path: PathBuf) {
         if path != self.config.path && path.parent().is_some_and(Path::is_dir) {
-            self.names = Names::of(&path);
+            self.names = Names::of(&path, self.config.follow.clone());
             self.config.path = path;
             self.waiting.clear();
         }

@@ -189,7 +189,7 @@ impl Reader {
     pub(crate) fn relatives(&self) -> Result<Vec<PathBuf>, TailError> {
         let mut all =
             self.names.relatives().map_err(|source| TailError::List { path: self.names.folder.clone(), source })?;
-        all.retain(|p| *p != self.config.path && !self.names.is_backup(p));
+        all.retain(|p| *p != self.config.path);
         Ok(all)
     }
 

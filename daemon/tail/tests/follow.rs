@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use picket_tail::{Batch, Config, Oddity, Reader, StartAt};
+use picket_tail::{Batch, Config, Follow, Oddity, Reader, StartAt};
 
 fn lines(batch: &Batch) -> Vec<(String, u64, String)> {
     batch.lines.iter().map(|l| (l.file.to_string(), l.number, String::from_utf8_lossy(&l.bytes).into_owned())).collect()
@@ -397,4 +397,21 @@ fn thousands_of_rotated_logs_are_read_without_listing_them_for_each() {
     let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
     assert_eq!(everything(&mut reader).lines.len(), 2001);
     assert!((spent() - before).tv_sec() < 2, "{:?}", spent() - before);
+}
+
+#[test]
+fn a_rotated_log_that_is_a_link_is_looked_for_where_it_leads_on_its_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let rotated = |second: u32| dir.path().join(format!("audit-2026-01-15T10-00-{second:02}.000.log"));
+    let (outside, inside) = (tempfile::NamedTempFile::new().unwrap(), dir.path().join("inside"));
+    fs::write(outside.path(), "not of this node\n").unwrap();
+    fs::write(&inside, "old\n").unwrap();
+    std::os::unix::fs::symlink(outside.path(), rotated(1)).unwrap();
+    append(&log, "now\n");
+    let link = rotated(1);
+    let follow = Follow::new(move |path| if path == link { inside.clone() } else { path.to_owned() });
+    let config = Config { follow, ..Config::new(&log, StartAt::Beginning) };
+    let batch = everything(&mut Reader::open(config, None).unwrap());
+    assert_eq!(texts(&batch), ["old", "now"]);
 }
