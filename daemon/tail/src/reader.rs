@@ -230,6 +230,7 @@ impl Reader {
             path: self.config.shown.clone(),
             done: self.known.last().cloned(),
             read: Some(newest(&self.known)),
+            more: Some(self.known.len().saturating_sub(Cursor::MOST_NAMED)),
             waiting: newest(&self.waiting),
             file: self.active.as_ref().map(Active::mark),
             orphan: orphans.pop(),

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use picket_tail::{Batch, Config, Follow, Oddity, Reader, StartAt};
+use picket_tail::{Batch, Config, Cursor, Follow, Oddity, Reader, StartAt};
 
 fn lines(batch: &Batch) -> Vec<(String, u64, String)> {
     batch.lines.iter().map(|l| (l.file.to_string(), l.number, String::from_utf8_lossy(&l.bytes).into_owned())).collect()
@@ -414,4 +414,27 @@ fn a_rotated_log_that_is_a_link_is_looked_for_where_it_leads_on_its_node() {
     let config = Config { follow, ..Config::new(&log, StartAt::Beginning) };
     let batch = everything(&mut Reader::open(config, None).unwrap());
     assert_eq!(texts(&batch), ["old", "now"]);
+}
+
+#[test]
+fn a_rotated_log_with_an_old_name_among_more_than_are_named_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let write = |day: u32, number: usize| {
+        let name = format!("audit-2026-01-{day:02}T10-{:02}-{:02}.000.log", number / 60, number % 60);
+        fs::write(dir.path().join(name), "line\n").unwrap();
+    };
+    (0..Cursor::MOST_NAMED + 6).for_each(|number| write(20, number));
+    append(&log, "now\n");
+    let open = |cursor| Reader::open(Config::new(&log, StartAt::Beginning), cursor).unwrap();
+    let first = everything(&mut open(None));
+    let batch = everything(&mut open(Some(first.cursor.clone())));
+    assert_eq!((texts(&batch), batch.gaps), (vec![], vec![]));
+    write(2, 0);
+    let batch = everything(&mut open(Some(first.cursor)));
+    assert_eq!(oddities(&batch), [Oddity::Lost]);
+    assert!(batch.gaps[0].detail.contains("1 rotated logs"), "{}", batch.gaps[0].detail);
+    // Once.
+    let batch = everything(&mut open(Some(batch.cursor)));
+    assert_eq!((texts(&batch), batch.gaps), (vec![], vec![]));
 }
