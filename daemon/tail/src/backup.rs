@@ -86,6 +86,11 @@ impl Names {
         Some((stamp.to_owned(), gzip))
     }
 
+    /// What a rotated log is called, whatever it may be a link to.
+    pub(crate) fn name(&self, stamp: &str, gzip: bool) -> PathBuf {
+        format!("{}{stamp}{}{}", self.prefix, self.suffix, if gzip { ".gz" } else { "" }).into()
+    }
+
     /// The rotated logs there are now, oldest first.
     pub(crate) fn list(&self) -> io::Result<BTreeMap<Stamp, Backup>> {
         let mut found: BTreeMap<Stamp, Backup> = BTreeMap::new();

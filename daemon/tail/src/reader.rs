@@ -415,13 +415,17 @@ impl Reader {
     fn start_backup(&mut self, stamp: Stamp, backup: &Backup) -> Result<(), TailError> {
         let mut reason = None;
         for path in backup.plain.iter().chain(&backup.gzip) {
+            let shown = self.shown(&self.names.name(&stamp, backup.gzip.as_ref() == Some(path)));
             match Source::open(path) {
                 Ok(source) => {
                     self.start(Kind::Backup(stamp), path, source);
+                    if let Some(active) = &mut self.active {
+                        active.shown = shown;
+                    }
                     return Ok(());
                 }
                 Err(source) if is_shortage(&source) => return Err(TailError::Open { path: path.clone(), source }),
-                Err(error) => reason = Some((self.shown(path), error)),
+                Err(error) => reason = Some((shown, error)),
             }
         }
         // It may have been compressed since it was listed.

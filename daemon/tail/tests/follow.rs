@@ -414,6 +414,7 @@ fn a_rotated_log_that_is_a_link_is_looked_for_where_it_leads_on_its_node() {
     let config = Config { follow, ..Config::new(&log, StartAt::Beginning) };
     let batch = everything(&mut Reader::open(config, None).unwrap());
     assert_eq!(texts(&batch), ["old", "now"]);
+    assert!(lines(&batch)[0].0.ends_with("/audit-2026-01-15T10-00-01.000.log"), "{}", lines(&batch)[0].0);
 }
 
 #[test]
