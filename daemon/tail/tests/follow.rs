@@ -439,3 +439,28 @@ fn a_rotated_log_with_an_old_name_among_more_than_are_named_is_told() {
     let batch = everything(&mut open(Some(batch.cursor)));
     assert_eq!((texts(&batch), batch.gaps), (vec![], vec![]));
 }
+
+#[test]
+fn a_gzipped_log_that_is_padded_with_nuls_is_whole_and_one_that_is_cut_or_overwritten_with_them_is_not() {
+    let text: String = (0..2000).map(|n| format!("{n} {}\n", n * 7919 % 1013)).collect();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(text.as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    for (keep, nuls, whole) in [
+        (packed.len(), 0, true),
+        (packed.len(), 512, true),
+        (packed.len() - 8, 512, false),
+        (packed.len() / 2, 512, false),
+        (packed.len() / 2, 0, false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("audit.log");
+        let bytes = [packed.get(..keep).unwrap(), &vec![0; nuls]].concat();
+        fs::write(dir.path().join("audit-2026-01-14T10-00-00.000.log.gz"), bytes).unwrap();
+        append(&log, "now\n");
+        let batch = everything(&mut Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap());
+        assert_eq!(batch.gaps.is_empty(), whole, "{keep} {nuls}: {:?}", batch.gaps);
+        assert!(!whole || batch.lines.len() == 2001, "{}", batch.lines.len());
+        assert_eq!(batch.lines.last().unwrap().bytes, b"now");
+    }
+}
