@@ -114,6 +114,8 @@ fn proc(settings: &Settings) -> Option<PathBuf> {
 /// # Errors
 /// [`AppError`].
 pub async fn run(settings: Settings, reload: Reload, log: LogLevel) -> Result<(), AppError> {
+    // A line of the audit log can have 16 MiB; there are few of them.
+    resident::keep_no_large_buffers();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let systemd = Systemd::new();
     let mut signals = Signals::listen().map_err(AppError::Signals)?;

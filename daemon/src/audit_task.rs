@@ -16,7 +16,7 @@ use picket_host::{Host, Kind};
 use picket_ledger::{AppendError, AuditMark, LedgerHandle};
 use picket_model::{Detection, EventBody, Gap, GapReason};
 use picket_service::chain::Chain;
-use picket_tail::{Batch, Config, Cursor, Oddity, Reader, StartAt, TailError};
+use picket_tail::{Batch, Config, Cursor, Follow, Oddity, Reader, StartAt, TailError};
 
 use self::kept::{Places, Since, in_units, packed, places_of, unpacked};
 use crate::rules;
@@ -99,7 +99,7 @@ enum Late {
 /// Follows the audit logs of a node: nearly always one.
 #[derive(Debug)]
 pub struct AuditWatch {
-    host: Host,
+    host: Arc<Host>,
     start: AuditStart,
     ledger: LedgerHandle,
     board: Board,
@@ -158,7 +158,7 @@ impl AuditWatch {
         });
         Ok(Self {
             logs: logs.collect(),
-            host,
+            host: Arc::new(host),
             start,
             ledger,
             board,
@@ -381,7 +381,12 @@ impl AuditWatch {
                 since.map_or(StartAt::Beginning, StartAt::Since)
             }
         };
-        let config = Config { shown: path.to_owned(), ..Config::new(self.outside(Path::new(path)), start) };
+        let host = Arc::clone(&self.host);
+        let follow = Follow::new(move |link| match link.strip_prefix(host.outside(Path::new("/"))) {
+            Ok(inside) => host.outside(&host.trail(&Path::new("/").join(inside)).end),
+            Err(_) => link.to_owned(),
+        });
+        let config = Config { shown: path.to_owned(), follow, ..Config::new(self.outside(Path::new(path)), start) };
         let reader = Reader::open(config, cursor)?;
         match reader.place() {
             Some((file, offset)) => tracing::info!(path, file = &*file, offset, "the audit log is read on"),
@@ -393,14 +398,11 @@ impl AuditWatch {
     /// Where the log lies on this machine; links are followed inside the root. The name may not exist yet.
     fn outside(&self, path: &Path) -> PathBuf {
         let trail = self.host.trail(path);
-        if matches!(trail.outcome, Ok(Kind::File)) && trail.end.file_name() != path.file_name() {
-            // The log itself is a link: its rotated files lie where it leads.
-            return self.host.outside(&trail.end);
-        }
-        match (path.parent(), path.file_name()) {
-            (Some(folder), Some(name)) => self.host.outside(&self.host.trail(folder).end).join(name),
-            _ => self.host.outside(path),
-        }
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return self.host.outside(path) };
+        let here = self.host.trail(folder).end.join(name);
+        // Where the log itself is a link, its rotated files lie where it leads.
+        let is_link = matches!(trail.outcome, Ok(Kind::File)) && trail.end != here;
+        self.host.outside(if is_link { &trail.end } else { &here })
     }
 
     /// Lines are judged a second time: nothing goes into the ledger meanwhile.

@@ -142,6 +142,7 @@ mod tests {
             path: "/a".into(),
             done: None,
             read: None,
+            more: None,
             waiting: Vec::new(),
             file: None,
             orphan: None,

@@ -4,8 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -21,6 +23,31 @@ pub(crate) struct Backup {
     pub(crate) gzip: Option<PathBuf>,
 }
 
+/// Where a link in the log's folder leads, as a path without links that can be opened by this process. The node whose log
+/// it is may be another machine than this one, in a folder: then a link leads to somewhere in that folder.
+#[derive(Clone)]
+pub struct Follow(Arc<dyn Fn(&Path) -> PathBuf + Send + Sync>);
+
+impl Follow {
+    /// With the answer of this function.
+    pub fn new(answer: impl Fn(&Path) -> PathBuf + Send + Sync + 'static) -> Self {
+        Self(Arc::new(answer))
+    }
+}
+
+impl Default for Follow {
+    /// As this machine follows links.
+    fn default() -> Self {
+        Self::new(Path::to_owned)
+    }
+}
+
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Follow")
+    }
+}
+
 /// How the rotated logs of one log are called.
 #[derive(Debug, Clone)]
 pub(crate) struct Names {
@@ -31,10 +58,11 @@ pub(crate) struct Names {
     suffix: String,
     /// `audit`, what other rotators' names begin with.
     stem: String,
+    follow: Follow,
 }
 
 impl Names {
-    pub(crate) fn of(path: &Path) -> Self {
+    pub(crate) fn of(path: &Path, follow: Follow) -> Self {
         let text = |part: Option<&OsStr>| part.map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
         let stem = text(path.file_stem());
         let extension = text(path.extension());
@@ -46,6 +74,7 @@ impl Names {
             prefix: format!("{stem}-"),
             suffix: if extension.is_empty() { String::new() } else { format!(".{extension}") },
             stem,
+            follow,
         }
     }
 
@@ -57,39 +86,48 @@ impl Names {
         Some((stamp.to_owned(), gzip))
     }
 
-    /// Is this the name of a rotated log of lumberjack's?
-    pub(crate) fn is_backup(&self, path: &Path) -> bool {
-        path.file_name().and_then(OsStr::to_str).is_some_and(|name| self.stamp(name).is_some())
+    /// What a rotated log is called, whatever it may be a link to.
+    pub(crate) fn name(&self, stamp: &str, gzip: bool) -> PathBuf {
+        format!("{}{stamp}{}{}", self.prefix, self.suffix, if gzip { ".gz" } else { "" }).into()
     }
 
     /// The rotated logs there are now, oldest first.
     pub(crate) fn list(&self) -> io::Result<BTreeMap<Stamp, Backup>> {
         let mut found: BTreeMap<Stamp, Backup> = BTreeMap::new();
-        for path in self.entries()? {
-            let Some((stamp, gzip)) = path.file_name().and_then(OsStr::to_str).and_then(|n| self.stamp(n)) else {
-                continue;
-            };
+        for (name, path) in self.entries()? {
+            let Some((stamp, gzip)) = self.stamp(&name) else { continue };
             let backup = found.entry(stamp).or_default();
             *(if gzip { &mut backup.gzip } else { &mut backup.plain }) = Some(path);
         }
         Ok(found)
     }
 
-    /// Every file whose name begins like the log's: where other rotators may have put it.
+    /// Every file whose name begins like the log's, but for lumberjack's: where other rotators may have put it.
     pub(crate) fn relatives(&self) -> io::Result<Vec<PathBuf>> {
         let mut all = self.entries()?;
-        all.retain(|p| p.file_name().and_then(OsStr::to_str).is_some_and(|n| n.starts_with(&self.stem)));
+        all.retain(|(name, _)| self.stamp(name).is_none());
         all.sort();
-        Ok(all)
+        Ok(all.into_iter().map(|(_, path)| path).collect())
     }
 
-    fn entries(&self) -> io::Result<Vec<PathBuf>> {
+    /// The files whose name begins like the log's, and where they lie.
+    fn entries(&self) -> io::Result<Vec<(String, PathBuf)>> {
         let entries = match std::fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        entries.map(|entry| entry.map(|e| e.path())).collect()
+        let mut all = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let Some(name) = entry.file_name().to_str().filter(|n| n.starts_with(&self.stem)).map(str::to_owned) else {
+                continue;
+            };
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            let path = if is_link { (self.follow.0)(&entry.path()) } else { entry.path() };
+            all.push((name, path));
+        }
+        Ok(all)
     }
 }
 
@@ -107,7 +145,7 @@ mod tests {
 
     #[test]
     fn only_lumberjacks_names_are_backups() {
-        let names = Names::of(Path::new("/logs/audit.log"));
+        let names = Names::of(Path::new("/logs/audit.log"), Follow::default());
         assert_eq!(
             names.stamp("audit-2026-11-22T01-36-47.910.log.gz"),
             Some(("2026-11-22T01-36-47.910".to_owned(), true))

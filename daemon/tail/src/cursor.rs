@@ -65,6 +65,9 @@ pub struct Cursor {
     /// before there was this list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read: Option<Vec<String>>,
+    /// How many more were there, all with older stamps. None in a cursor of before this was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<usize>,
     /// Rotated logs that were seen and not begun, the newest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<String>,

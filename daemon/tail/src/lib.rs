@@ -21,5 +21,6 @@ mod resume;
 mod source;
 mod splitter;
 
+pub use backup::Follow;
 pub use cursor::{Cursor, FileMark, Fingerprint};
 pub use reader::{Batch, Config, Line, Oddity, Reader, Sign, StartAt, TailError};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use picket_model::{Gap, GapReason};
 
-use crate::backup::{Backup, Names, Stamp};
+use crate::backup::{Backup, Follow, Names, Stamp};
 use crate::cursor::{Cursor, FileMark, Fingerprint};
 use crate::orphan::Orphan;
 use crate::resume::SEARCHES;
@@ -41,13 +41,15 @@ pub struct Config {
     pub start: StartAt,
     /// Longest line in bytes; a longer one is passed over and counted.
     pub max_line: usize,
+    /// Where links beside the log lead.
+    pub follow: Follow,
 }
 
 impl Config {
     /// The log with the usual limits.
     pub fn new(path: impl Into<PathBuf>, start: StartAt) -> Self {
         let path = path.into();
-        Self { shown: path.display().to_string(), path, start, max_line: MAX_LINE }
+        Self { shown: path.display().to_string(), path, start, max_line: MAX_LINE, follow: Follow::default() }
     }
 }
 
@@ -181,7 +183,7 @@ impl Reader {
     /// # Errors
     /// When the log or its folder is there and cannot be read.
     pub fn open(config: Config, cursor: Option<Cursor>) -> Result<Self, TailError> {
-        let names = Names::of(&config.path);
+        let names = Names::of(&config.path, config.follow.clone());
         let mut reader = Self {
             config,
             names,
@@ -209,7 +211,7 @@ impl Reader {
     /// The log lies elsewhere now: a link on the way to it leads to another folder. What is open is read to its end.
     pub fn relocate(&mut self, path: PathBuf) {
         if path != self.config.path && path.parent().is_some_and(Path::is_dir) {
-            self.names = Names::of(&path);
+            self.names = Names::of(&path, self.config.follow.clone());
             self.config.path = path;
             self.waiting.clear();
         }
@@ -228,6 +230,7 @@ impl Reader {
             path: self.config.shown.clone(),
             done: self.known.last().cloned(),
             read: Some(newest(&self.known)),
+            more: Some(self.known.len().saturating_sub(Cursor::MOST_NAMED)),
             waiting: newest(&self.waiting),
             file: self.active.as_ref().map(Active::mark),
             orphan: orphans.pop(),
@@ -412,13 +415,17 @@ impl Reader {
     fn start_backup(&mut self, stamp: Stamp, backup: &Backup) -> Result<(), TailError> {
         let mut reason = None;
         for path in backup.plain.iter().chain(&backup.gzip) {
+            let shown = self.shown(&self.names.name(&stamp, backup.gzip.as_ref() == Some(path)));
             match Source::open(path) {
                 Ok(source) => {
                     self.start(Kind::Backup(stamp), path, source);
+                    if let Some(active) = &mut self.active {
+                        active.shown = shown;
+                    }
                     return Ok(());
                 }
                 Err(source) if is_shortage(&source) => return Err(TailError::Open { path: path.clone(), source }),
-                Err(error) => reason = Some((self.shown(path), error)),
+                Err(error) => reason = Some((shown, error)),
             }
         }
         // It may have been compressed since it was listed.

@@ -59,6 +59,9 @@ impl Reader {
         self.known = backups.keys().filter(|s| is_done(s) && reading.as_ref() != Some(*s)).cloned().collect();
         // Kept also when that file is gone, so that the next cursor does not forget it.
         self.known.extend(cursor.done.clone().filter(|done| reading.as_ref() != Some(done)));
+        if let (Some(more), Some(read)) = (cursor.more, &cursor.read) {
+            self.tell_unknown(more, read);
+        }
         self.waiting = cursor.waiting.iter().filter(|s| !self.known.contains(*s)).cloned().collect();
         for (mark, alive) in cursor.orphans.iter().chain(&cursor.orphan) {
             self.resume_orphan(mark, *alive)?;
@@ -106,6 +109,22 @@ impl Reader {
         };
         self.gap(0, detail);
         Ok(())
+    }
+
+    /// Of logs with stamps older than those that are named, only the number is known.
+    fn tell_unknown(&mut self, more: usize, read: &[Stamp]) {
+        let unnamed = self.known.iter().filter(|stamp| !read.contains(stamp)).count();
+        if let Some(new) = unnamed.checked_sub(more).filter(|new| *new > 0) {
+            self.sign(Oddity::Lost, self.config.shown.as_str().into(), 0);
+            let log = &self.config.shown;
+            self.gap(
+                0,
+                format!(
+                    "{new} rotated logs of {log} with old names appeared while nobody was reading, as after a clock that \
+                     was set back; which ones they are is not known among so many, and they are not read"
+                ),
+            );
+        }
     }
 
     /// The log begins with the very bytes of the mark: it is that file, or was made from it.
@@ -189,7 +208,7 @@ impl Reader {
     pub(crate) fn relatives(&self) -> Result<Vec<PathBuf>, TailError> {
         let mut all =
             self.names.relatives().map_err(|source| TailError::List { path: self.names.folder.clone(), source })?;
-        all.retain(|p| *p != self.config.path && !self.names.is_backup(p));
+        all.retain(|p| *p != self.config.path);
         Ok(all)
     }
 

@@ -20,6 +20,9 @@ const MOST_UNPACKED: u64 = 4 << 30;
 /// Most bytes of two files that are compared: what they have in common after that is read again.
 const MOST_COMPARED: u64 = 512 << 20;
 
+/// What the decoder says where another member of a gzipped file should begin and none does.
+const NO_MEMBER: &str = "invalid gzip header";
+
 enum Bytes {
     Plain(File),
     Gzip(Box<MultiGzDecoder<BufReader<File>>>),
@@ -87,6 +90,7 @@ impl Source {
             };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if self.pos > 0 && error.to_string() == NO_MEMBER && self.is_padded()? => break 0,
                 other => break other?,
             }
         };
@@ -104,6 +108,17 @@ impl Source {
         }
         self.pos += read as u64;
         Ok(read)
+    }
+
+    /// Whether a gzipped file ends with NULs, as some copies do. What was packed has its check sum at the end, so it is
+    /// there as a whole where it was unpacked up to these.
+    fn is_padded(&self) -> io::Result<bool> {
+        let Bytes::Gzip(decoder) = &self.bytes else { return Ok(false) };
+        let file = decoder.get_ref().get_ref();
+        let mut last = [1; 16];
+        let from = file.metadata()?.len().saturating_sub(last.len() as u64);
+        file.read_exact_at(&mut last, from)?;
+        Ok(last == [0; 16])
     }
 
     fn remember(&mut self, bytes: &[u8]) {

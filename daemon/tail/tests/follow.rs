@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use picket_tail::{Batch, Config, Oddity, Reader, StartAt};
+use picket_tail::{Batch, Config, Cursor, Follow, Oddity, Reader, StartAt};
 
 fn lines(batch: &Batch) -> Vec<(String, u64, String)> {
     batch.lines.iter().map(|l| (l.file.to_string(), l.number, String::from_utf8_lossy(&l.bytes).into_owned())).collect()
@@ -397,4 +397,70 @@ fn thousands_of_rotated_logs_are_read_without_listing_them_for_each() {
     let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
     assert_eq!(everything(&mut reader).lines.len(), 2001);
     assert!((spent() - before).tv_sec() < 2, "{:?}", spent() - before);
+}
+
+#[test]
+fn a_rotated_log_that_is_a_link_is_looked_for_where_it_leads_on_its_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let rotated = |second: u32| dir.path().join(format!("audit-2026-01-15T10-00-{second:02}.000.log"));
+    let (outside, inside) = (tempfile::NamedTempFile::new().unwrap(), dir.path().join("inside"));
+    fs::write(outside.path(), "not of this node\n").unwrap();
+    fs::write(&inside, "old\n").unwrap();
+    std::os::unix::fs::symlink(outside.path(), rotated(1)).unwrap();
+    append(&log, "now\n");
+    let link = rotated(1);
+    let follow = Follow::new(move |path| if path == link { inside.clone() } else { path.to_owned() });
+    let config = Config { follow, ..Config::new(&log, StartAt::Beginning) };
+    let batch = everything(&mut Reader::open(config, None).unwrap());
+    assert_eq!(texts(&batch), ["old", "now"]);
+    assert!(lines(&batch)[0].0.ends_with("/audit-2026-01-15T10-00-01.000.log"), "{}", lines(&batch)[0].0);
+}
+
+#[test]
+fn a_rotated_log_with_an_old_name_among_more_than_are_named_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    let write = |day: u32, number: usize| {
+        let name = format!("audit-2026-01-{day:02}T10-{:02}-{:02}.000.log", number / 60, number % 60);
+        fs::write(dir.path().join(name), "line\n").unwrap();
+    };
+    (0..Cursor::MOST_NAMED + 6).for_each(|number| write(20, number));
+    append(&log, "now\n");
+    let open = |cursor| Reader::open(Config::new(&log, StartAt::Beginning), cursor).unwrap();
+    let first = everything(&mut open(None));
+    let batch = everything(&mut open(Some(first.cursor.clone())));
+    assert_eq!((texts(&batch), batch.gaps), (vec![], vec![]));
+    write(2, 0);
+    let batch = everything(&mut open(Some(first.cursor)));
+    assert_eq!(oddities(&batch), [Oddity::Lost]);
+    assert!(batch.gaps[0].detail.contains("1 rotated logs"), "{}", batch.gaps[0].detail);
+    // Once.
+    let batch = everything(&mut open(Some(batch.cursor)));
+    assert_eq!((texts(&batch), batch.gaps), (vec![], vec![]));
+}
+
+#[test]
+fn a_gzipped_log_that_is_padded_with_nuls_is_whole_and_one_that_is_cut_or_overwritten_with_them_is_not() {
+    let text: String = (0..2000).map(|n| format!("{n} {}\n", n * 7919 % 1013)).collect();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(text.as_bytes()).unwrap();
+    let packed = packed.finish().unwrap();
+    for (keep, nuls, whole) in [
+        (packed.len(), 0, true),
+        (packed.len(), 512, true),
+        (packed.len() - 8, 512, false),
+        (packed.len() / 2, 512, false),
+        (packed.len() / 2, 0, false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("audit.log");
+        let bytes = [packed.get(..keep).unwrap(), &vec![0; nuls]].concat();
+        fs::write(dir.path().join("audit-2026-01-14T10-00-00.000.log.gz"), bytes).unwrap();
+        append(&log, "now\n");
+        let batch = everything(&mut Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap());
+        assert_eq!(batch.gaps.is_empty(), whole, "{keep} {nuls}: {:?}", batch.gaps);
+        assert!(!whole || batch.lines.len() == 2001, "{}", batch.lines.len());
+        assert_eq!(batch.lines.last().unwrap().bytes, b"now");
+    }
 }

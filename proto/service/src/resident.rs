@@ -5,7 +5,25 @@ use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 
+#[cfg(target_env = "gnu")]
+use nix::libc::{M_MMAP_THRESHOLD, mallopt};
 use nix::sys::mman::{MmapAdvise, madvise};
+
+/// Buffers of at least so many bytes go back to the kernel as soon as they are freed.
+#[cfg(target_env = "gnu")]
+const LARGE: i32 = 1 << 20;
+
+/// From now on, large buffers do not stay in the process once they are freed. By itself glibc keeps up to 64 MiB after the
+/// first one: it takes what was needed once as what is needed all the time.
+pub fn keep_no_large_buffers() {
+    // SAFETY: it changes a number in the allocator, which takes its own lock for that.
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "the allocator's settings are C's")]
+    unsafe {
+        // Where it is refused, memory is only larger.
+        mallopt(M_MMAP_THRESHOLD, LARGE);
+    }
+}
 
 /// Gives back the pages of programs and libraries that are mapped into this process. Whatever is still needed comes back
 /// by itself, page by page, when it is next used; what was only needed to start does not, and is the first thing the
@@ -61,7 +79,7 @@ fn addresses(word: &str) -> Option<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{let_go, unwritten};
+    use super::{keep_no_large_buffers, let_go, unwritten};
 
     #[test]
     fn only_what_is_as_in_its_file_is_let_go() {
@@ -93,6 +111,28 @@ Anonymous:             0 kB
 ";
         assert_eq!(unwritten(smaps), [0x1000..0x2000, 0x2000..0x9000, 0xf000..0xf800]);
         assert_eq!(unwritten(""), []);
+    }
+
+    #[test]
+    #[cfg(target_env = "gnu")]
+    fn large_buffers_are_no_memory_of_the_process_once_they_are_freed() {
+        let anonymous = || -> u64 {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+            line.split_ascii_whitespace().next().unwrap().parse().unwrap()
+        };
+        keep_no_large_buffers();
+        let before = anonymous();
+        for _ in 0..2 {
+            let mut line = Vec::new();
+            // It grows as a line does that is read piece by piece.
+            (0..20 << 3).for_each(|_| line.extend_from_slice(&[1; 128 << 10]));
+            let kept = vec![7; 1000];
+            assert!(anonymous() > before + (16 << 10));
+            drop(line);
+            assert!(anonymous() < before + (8 << 10), "{before} {}", anonymous());
+            drop(kept);
+        }
     }
 
     #[test]
