@@ -122,7 +122,8 @@ impl Library {
 
     /// Leaves out all rules but these, and those that their correlations count, which raise nothing then.
     pub fn keep_only(&mut self, is_own: impl Fn(&Rule) -> bool) {
-        let mut kept: BTreeSet<String> = self.rules.iter().filter(|rule| is_own(rule)).map(|rule| rule.id.clone()).collect();
+        let mut kept: BTreeSet<String> =
+            self.rules.iter().filter(|rule| is_own(rule)).map(|rule| rule.id.clone()).collect();
         loop {
             let counted: Vec<String> = self
                 .rules

@@ -325,9 +325,8 @@ fn the_kubelets_folder_is_merged_in_walk_order() {
 #[test]
 fn k3s_writes_its_own_file_of_the_kubelet_anew_at_each_start() {
     let folder = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
-    let written = include_str!(
-        "data/nodes/agent/root/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf"
-    );
+    let written =
+        include_str!("data/nodes/agent/root/var/lib/rancher/k3s/agent/etc/kubelet.conf.d/00-k3s-defaults.conf");
     let config = effective(
         &MemoryFiles::new()
             .file(MAIN, "protect-kernel-defaults: true\n")
@@ -563,7 +562,9 @@ fn a_default_is_dropped_only_where_its_value_is_lost() {
     assert!(!dropped(kcm, "\"controllers=*,tokencleaner,-x\"") && !dropped(kcm, "controllers+=-x"));
     assert!(dropped(api, "requestheader-allowed-names="));
     assert!(!dropped(api, "requestheader-allowed-names=system:auth-proxy"));
-    assert!(dropped(api, "authorization-mode=RBAC") && !dropped(api, "authorization-mode=Node, authorization-mode=RBAC"));
+    assert!(
+        dropped(api, "authorization-mode=RBAC") && !dropped(api, "authorization-mode=Node, authorization-mode=RBAC")
+    );
 }
 
 #[test]

@@ -88,12 +88,8 @@ pub(super) fn describe(
     position: Position<'_>,
 ) -> Detection {
     let audit_id = audit_id_of(view);
-    let mut detection = Detection {
-        severity,
-        audit_ids: vec![audit_id.clone()],
-        audit_id,
-        ..bare(rule, timestamp(time), position)
-    };
+    let mut detection =
+        Detection { severity, audit_ids: vec![audit_id.clone()], audit_id, ..bare(rule, timestamp(time), position) };
     Told::of(view).tell(&mut detection);
     detection
 }

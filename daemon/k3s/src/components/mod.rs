@@ -6,8 +6,8 @@ mod agent;
 mod args;
 mod server;
 
-pub(crate) use server::unseen_datastore;
 pub(crate) use args::{KubeletArgs, Mode, UserArg, arg_value, cut, get_args, kubelet_args};
+pub(crate) use server::unseen_datastore;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
