@@ -156,6 +156,7 @@ fn control(entry: &Entry, place: &str, lines: &[&str]) -> Result<Control, Vec<Cu
             }
         }
     }
+    problems.extend(path_problem(entry));
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -187,6 +188,9 @@ fn key_problem(key: &str, value: &Value) -> Option<(Option<String>, String)> {
         if map.get("op").is_none() {
             return Some((Some("op".to_owned()), "is missing; it says how to compare".to_owned()));
         }
+        if let Some(detail) = value_problem(map) {
+            return Some((Some("value".to_owned()), detail));
+        }
     }
     if let Some(detail) = alone(value.clone()) {
         return Some((None, detail));
@@ -209,6 +213,45 @@ fn key_problem(key: &str, value: &Value) -> Option<(Option<String>, String)> {
         }
         _ => None,
     }
+}
+
+/// Whether the value has the form its operator compares with, and what that form is.
+fn value_problem(expected: &Map<String, Value>) -> Option<String> {
+    let op = expected.get("op").and_then(Value::as_str)?;
+    let value = expected.get("value").unwrap_or(&Value::Null);
+    let scalar = |v: &Value| matches!(v, Value::String(_) | Value::Number(_) | Value::Bool(_));
+    let (fits, form) = match op {
+        "ge"
+        | "gt"
+        | "count_eq"
+        | "count_ge"
+        | "days_left_ge"
+        | "validity_days_at_most"
+        | "age_days_at_most"
+        | "oldest_entry_age_ge_days" => (value.as_i64().is_some(), "a whole number"),
+        "eq" | "ne" => (scalar(value), "one text, number or boolean"),
+        "mode_at_most" | "owner_is" | "symlink_to" | "prefix" | "not_prefix" | "not_matches" | "has" | "not_has"
+        | "max_level" | "min_level" | "default_level_ge" | "pss_level_at_least" | "mtime_age_at_most" => {
+            (value.is_string(), "one text; write it in quotes")
+        }
+        "in" | "subset_of" | "eq_all" | "host_in" | "only" | "names_subset_of" | "uris_subset_of" | "stage_in"
+        | "first_provider_in" => (
+            scalar(value) || value.as_array().is_some_and(|items| !items.is_empty() && items.iter().all(scalar)),
+            "a list of texts",
+        ),
+        _ => (true, ""),
+    };
+    (!fits).then(|| format!("{op} compares with {form}"))
+}
+
+/// Files are named by their whole path.
+fn path_problem(entry: &Entry) -> Option<CustomProblem> {
+    let source = entry.get("source").and_then(|s| s.value.as_str())?;
+    let what = &entry.get("what")?.value;
+    let is_path = |p: &str| p.starts_with('/') || p.starts_with('<');
+    let named = super::texts(what).into_iter().find(|p| !is_path(p))?;
+    let files = ["file-mode", "file-owner"].contains(&source);
+    files.then(|| problem(entry, "what", format!("{named:?} is no absolute path; write it from / on")))
 }
 
 fn is_id(id: &str) -> bool {
@@ -273,5 +316,31 @@ impl Catalogue {
             }
         }
         Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_an_operator_cannot_compare_with_and_relative_paths_are_refused_with_line_and_key() {
+        for (source, what, expected, line, key) in [
+            ("flag:k3s", "debug", "{op: eq, value: [a, b]}", 5, "expected.value"),
+            ("flag:kubelet", "pod-max-pids", "{op: ge, value: lots}", 5, "expected.value"),
+            ("flag:kubelet", "pod-max-pids", "{op: ge}", 5, "expected.value"),
+            ("flag:k3s", "disable", "{op: in, value: {a: b}}", 5, "expected.value"),
+            ("file-mode", "/etc/a", "{op: mode_at_most, value: 600}", 5, "expected.value"),
+            ("file-mode", "etc/a", "{op: mode_at_most, value: '0600'}", 4, "what"),
+        ] {
+            let text = format!("- id: a\n  title: t\n  source: {source}\n  what: {what}\n  expected: {expected}\n");
+            let read = CustomControls::read(&text, "/f", &BTreeSet::new());
+            assert!(read.controls.is_empty(), "{expected}");
+            let problem = &read.problems[0];
+            assert_eq!((problem.line, problem.key.as_str()), (line, key), "{problem}");
+        }
+        let good =
+            "- id: a\n  title: t\n  source: flag:kubelet\n  what: pod-max-pids\n  expected: {op: ge, value: 5}\n";
+        assert_eq!(CustomControls::read(good, "/f", &BTreeSet::new()).problems, []);
     }
 }
