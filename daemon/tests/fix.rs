@@ -363,6 +363,17 @@ fn explain_says_why_what_where_and_how() {
 }
 
 #[test]
+fn explain_prints_what_a_control_of_the_node_says_for_people() {
+    let node = Node::new(Profile::DefaultServer);
+    let text = "- id: site-motd\n  title: The login banner exists\n  source: file-mode\n  what: /etc/motd\n  expected: {op: mode_at_most, value: '0644'}\n  why: |\n    Auditors ask for it.\n    Every year.\n  notes: Looked at as a file only.\n";
+    node.put("/etc/picket/controls.d/site.yaml", text, 0o644);
+    let said = node.explain("site-motd");
+    let why =
+        "\nWhy it matters\n  Auditors ask for it.\n  Every year.\n\nHow it is judged\n  Looked at as a file only.\n";
+    assert!(said.contains(why), "{said}");
+}
+
+#[test]
 fn a_dry_run_ends_as_the_repair_would() {
     let both = |node: &Node, controls: &[&str], code: u8| {
         let (said, dry) = node.run(controls, true);

@@ -27,6 +27,8 @@ use serde_json::{Value, json};
 
 /// Rotates at this size: several times in a short run.
 const ROTATE_AT: u64 = 1 << 20;
+/// Events that agree on a time of the future: a single one is not believed.
+const CLOSERS: u64 = 16;
 
 /// Writes as the API server's log backend does: appends whole lines; when the file is full it renames it, makes a new
 /// one, and packs the old one beside it before it removes it.
@@ -158,14 +160,17 @@ fn kills_and_rotations_change_nothing_of_what_is_detected() {
                 // The rhythm of the load, not a synchronisation.
                 thread::sleep(Duration::from_millis(2));
             }
-            // Far in the future: every window ends, so that all counts are final.
+            // Far in the future, and often enough to be believed: every window ends, so that all counts are final.
             let end = Timestamp::now() + SignedDuration::from_hours(24 * 30);
             let closer =
                 json!({"user": {"username": "closer"}, "objectRef": {"resource": "secrets", "apiVersion": "v1"}});
-            writer.write(&event(done + 1, end, &closer)).unwrap();
+            for _ in 0..CLOSERS {
+                done += 1;
+                writer.write(&event(done, end, &closer)).unwrap();
+            }
             let rotations = writer.finish().unwrap();
             writing.store(false, Ordering::Release);
-            (done + 1, rotations)
+            (done, rotations)
         }
     });
     let mut kills = 0;

@@ -9,6 +9,7 @@ use picket_model::Severity;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::background::Background;
 use crate::packed::unpack;
 
 /// A catalogue that cannot be used.
@@ -130,6 +131,9 @@ pub struct Control {
     pub applies_when: Terms,
     /// Whether it is only in old benchmark versions.
     pub status: Standing,
+    /// What a control of the node's own says for people. For those of the catalogue: [`crate::Background::of`].
+    #[serde(skip)]
+    pub background: Option<Box<Background>>,
     /// For people; not kept in the packed form.
     #[serde(default, rename = "k3s_default")]
     _k3s_default: Ignored,

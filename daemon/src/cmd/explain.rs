@@ -57,14 +57,18 @@ fn explain(policy: &Policy, control: &Control, rows: &[&Verdict], seen: &Seen, o
             .collect();
         writeln!(out, "  CIS {}", numbers.join(", "))?;
     }
-    let background = Background::of(&control.id).unwrap_or_default();
+    let own = control.background.as_deref().cloned();
+    let background = own.or_else(|| Background::of(&control.id)).unwrap_or_default();
     for (head, text) in [
         ("Why it matters", background.why),
         ("How it is judged", background.notes),
         ("What K3s does by itself", background.default),
     ] {
         if !text.is_empty() {
-            writeln!(out, "\n{head}\n  {text}")?;
+            writeln!(out, "\n{head}")?;
+            for line in text.lines() {
+                writeln!(out, "  {}", printable(line))?;
+            }
         }
     }
     writeln!(out, "\nSeen here")?;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use serde_saphyr::Spanned;
 
 use super::{Catalogue, CatalogueError, Control, Op};
+use crate::background::Background;
 use crate::needs::FilePattern;
 
 /// Most controls of one file.
@@ -16,8 +17,10 @@ const MAX_CUSTOM_CONTROLS: usize = 500;
 
 /// Keys that every entry must have.
 const REQUIRED: [&str; 5] = ["id", "title", "source", "what", "expected"];
+/// Keys for people that are shown.
+const BACKGROUND: [&str; 3] = ["why", "k3s_default", "notes"];
 /// Keys for people: allowed, not looked at.
-const FOR_PEOPLE: [&str; 7] = ["k3s_default", "why", "notes", "kube_bench_1_9", "unverified", "verified", "evidence"];
+const FOR_PEOPLE: [&str; 4] = ["kube_bench_1_9", "unverified", "verified", "evidence"];
 
 /// An entry with nothing but defaults. One key after the other is put in its place, so that an error is known by key.
 static TEMPLATE: LazyLock<Map<String, Value>> = LazyLock::new(|| {
@@ -136,6 +139,12 @@ fn control(entry: &Entry, place: &str, lines: &[&str]) -> Result<Control, Vec<Cu
         if FOR_PEOPLE.contains(&key.as_str()) {
             continue;
         }
+        if BACKGROUND.contains(&key.as_str()) {
+            if !value.value.is_string() && !value.value.is_null() {
+                problems.push(problem(entry, key, "is a text for people".to_owned()));
+            }
+            continue;
+        }
         if !TEMPLATE.contains_key(key) {
             let known = TEMPLATE.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             problems.push(problem(entry, key, format!("is no key of a control; known are {known}")));
@@ -163,10 +172,25 @@ fn control(entry: &Entry, place: &str, lines: &[&str]) -> Result<Control, Vec<Cu
     let built = Control::deserialize(Value::Object(whole)).map_err(|e| vec![problem(entry, "", e.to_string())])?;
     // What only shows in the whole, such as a mode that is none.
     match Catalogue::checked(vec![built]) {
-        Ok(catalogue) => catalogue.controls.into_iter().next().ok_or_else(Vec::new),
+        Ok(catalogue) => {
+            let mut control = catalogue.controls.into_iter().next().ok_or_else(Vec::new)?;
+            control.background = background(entry).map(Box::new);
+            Ok(control)
+        }
         Err(CatalogueError::Wrong { what, .. }) => Err(vec![problem(entry, "expected", what)]),
         Err(error) => Err(vec![problem(entry, "", error.to_string())]),
     }
+}
+
+/// What the entry says for people.
+fn background(entry: &Entry) -> Option<Background> {
+    let text = |key: &str| {
+        let value = entry.get(key).and_then(|value| value.value.as_str());
+        value.map(|text| text.trim_end().to_owned()).unwrap_or_default()
+    };
+    let [why, default, notes] = BACKGROUND.map(text);
+    let said = Background { why, default, notes };
+    (said != Background::default()).then_some(said)
 }
 
 /// What is wrong with one key, and which key below it.
