@@ -10,8 +10,9 @@ use rsigma_parser::{
 };
 
 use crate::fields::View;
+use crate::fingerprint::fingerprint;
 use crate::rule::{Kind, MAX_THRESHOLD, Rule};
-use crate::window::{Waiting, fingerprint};
+use crate::window::Waiting;
 
 /// Most rules a correlation may be over.
 const MOST_RULES: usize = 32;
