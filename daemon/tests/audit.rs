@@ -268,6 +268,20 @@ fn lines_that_are_no_events_are_counted_named_and_raised_once() {
 }
 
 #[test]
+fn a_log_without_any_event_has_no_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    fs::write(&log, "no event\nnor this\n").unwrap();
+    let told = found(&run(&["-o", "json"], &[&log]));
+    let [sign] = of(&told, "audit-unparsable-line").try_into().unwrap();
+    assert_eq!((&sign["time"], &sign["last_time"], &sign["count"]), (&Value::Null, &Value::Null, &json!(2)));
+    let table = String::from_utf8(run(&[], &[&log]).stdout).unwrap();
+    let row = table.lines().find(|line| line.contains("audit-unparsable-line")).unwrap();
+    assert!(row.trim_start_matches(['|', ' ', '\u{2502}']).starts_with("- "), "{row}");
+    assert!(!table.contains("1970"), "{table}");
+}
+
+#[test]
 fn a_table_shows_no_control_characters_and_no_progress_in_a_pipe() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("audit.log");

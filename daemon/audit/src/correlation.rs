@@ -10,8 +10,9 @@ use rsigma_parser::{
 };
 
 use crate::fields::View;
+use crate::fingerprint::fingerprint;
 use crate::rule::{Kind, MAX_THRESHOLD, Rule};
-use crate::window::{Waiting, fingerprint};
+use crate::window::Waiting;
 
 /// Most rules a correlation may be over.
 const MOST_RULES: usize = 32;
@@ -57,6 +58,24 @@ enum Which {
     Part(u64),
 }
 
+/// What is wrong with a correlation, and where: at the key, or behind it where the value stands.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    pub(crate) key: &'static str,
+    pub(crate) value: String,
+    pub(crate) what: String,
+}
+
+impl Wrong {
+    pub(crate) fn new(key: &'static str, what: impl Into<String>) -> Self {
+        Self { key, value: String::new(), what: what.into() }
+    }
+
+    fn at(self, value: &str) -> Self {
+        Self { value: value.to_owned(), ..self }
+    }
+}
+
 /// A correlation, ready to be evaluated.
 #[derive(Debug, Clone)]
 pub(crate) struct Correlation {
@@ -71,53 +90,64 @@ impl Correlation {
     pub(crate) fn new<'r>(
         correlation: &CorrelationRule,
         find: impl Fn(&str) -> Option<&'r Rule>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Wrong> {
         let join = match correlation.correlation_type {
             CorrelationType::EventCount => Join::Events,
             CorrelationType::ValueCount => Join::Values,
             CorrelationType::Temporal => Join::Temporal,
             CorrelationType::TemporalOrdered => Join::Ordered,
             other => {
-                return Err(format!(
+                let what = format!(
                     "correlations of type {} are not supported; event_count, value_count, temporal and \
                      temporal_ordered are",
                     other.as_str()
-                ));
+                );
+                return Err(Wrong::new("type", what));
             }
         };
         if correlation.window != WindowMode::Sliding {
-            return Err("only sliding windows are supported in a correlation: leave window: away".into());
+            return Err(Wrong::new(
+                "window",
+                "only sliding windows are supported in a correlation: leave window: away",
+            ));
         }
         if correlation.rules.is_empty() || correlation.rules.len() > MOST_RULES {
-            return Err(format!("a correlation is over 1 to {MOST_RULES} rules"));
+            return Err(Wrong::new("rules", format!("a correlation is over 1 to {MOST_RULES} rules")));
         }
         let (predicates, fields, which) = match &correlation.condition {
             CorrelationCondition::Threshold { predicates, field, percentile: None } => {
                 (predicates.clone(), field.clone().unwrap_or_default(), None)
             }
-            CorrelationCondition::Threshold { .. } => return Err("percentile: is not supported".into()),
+            CorrelationCondition::Threshold { .. } => {
+                return Err(Wrong::new("condition", "percentile: is not supported").at("percentile"));
+            }
             CorrelationCondition::Extended(expression) if join == Join::Temporal => {
                 (Vec::new(), Vec::new(), Some(which(expression, &correlation.rules)?))
             }
             CorrelationCondition::Extended(_) => {
-                return Err("only a correlation of type temporal may have a condition over rules".into());
+                let what = "only a correlation of type temporal may have a condition over rules";
+                return Err(Wrong::new("condition", what));
             }
         };
         if let Some((_, number)) = predicates.iter().find(|(_, number)| *number > u64::from(MAX_THRESHOLD)) {
-            return Err(format!("the threshold {number} is above the most that is counted, {MAX_THRESHOLD}"));
+            let what = format!("the threshold {number} is above the most that is counted, {MAX_THRESHOLD}");
+            return Err(Wrong::new("condition", what).at(&number.to_string()));
         }
         if join == Join::Values && fields.is_empty() {
-            return Err("value_count needs condition.field: the field whose values are counted".into());
+            let what = "value_count needs condition.field: the field whose values are counted";
+            return Err(Wrong::new("condition", what));
         }
         for alias in &correlation.aliases {
             if let Some(name) = alias.mapping.keys().find(|name| !correlation.rules.contains(name)) {
-                return Err(format!("the alias {} is for {name}, which is no rule of the correlation", alias.alias));
+                let what = format!("the alias {} is for {name}, which is no rule of the correlation", alias.alias);
+                return Err(Wrong::new("aliases", what).at(name));
             }
         }
         let mut parts = Vec::new();
         for name in &correlation.rules {
-            let rule =
-                find(name).ok_or_else(|| format!("there is no rule {name:?} for the correlation to be about"))?;
+            let rule = find(name).ok_or_else(|| {
+                Wrong::new("rules", format!("there is no rule {name:?} for the correlation to be about")).at(name)
+            })?;
             let named = |fields: &[String]| -> Vec<String> {
                 let own = |field: &String| {
                     let alias = correlation.aliases.iter().find(|alias| alias.alias == *field)?;
@@ -126,7 +156,10 @@ impl Correlation {
                 fields.iter().map(|field| own(field).unwrap_or_else(|| field.clone())).collect()
             };
             let source = match rule.stateful.kind {
-                Kind::Absence => return Err(format!("{name} is judged by the reader of the log, not by its events")),
+                Kind::Absence => {
+                    let what = format!("{name} is judged by the reader of the log, not by its events");
+                    return Err(Wrong::new("rules", what).at(name));
+                }
                 Kind::Each | Kind::Config | Kind::FirstSeen => Source::Matches(Box::new(rule.clone())),
                 Kind::Count if rule.stateful.threshold() <= 1 => Source::Matches(Box::new(rule.clone())),
                 _ => Source::Raised(rule.id.clone()),
@@ -301,7 +334,7 @@ impl Which {
     }
 }
 
-fn which(expression: &ConditionExpr, rules: &[String]) -> Result<Which, String> {
+fn which(expression: &ConditionExpr, rules: &[String]) -> Result<Which, Wrong> {
     let all = |parts: &[ConditionExpr]| parts.iter().map(|part| which(part, rules)).collect::<Result<Vec<_>, _>>();
     Ok(match expression {
         ConditionExpr::And(parts) => Which::All(all(parts)?),
@@ -309,10 +342,14 @@ fn which(expression: &ConditionExpr, rules: &[String]) -> Result<Which, String> 
         ConditionExpr::Not(part) => Which::Not(Box::new(which(part, rules)?)),
         ConditionExpr::Identifier(name) => match rules.iter().position(|rule| rule == name) {
             Some(at) => Which::Part(at as u64),
-            None => return Err(format!("the condition names {name:?}, which is no rule of the correlation")),
+            None => {
+                let what = format!("the condition names {name:?}, which is no rule of the correlation");
+                return Err(Wrong::new("condition", what).at(name));
+            }
         },
         ConditionExpr::Selector { .. } => {
-            return Err("a condition over rules names each of them: 1 of and all of are not supported".into());
+            let what = "a condition over rules names each of them: 1 of and all of are not supported";
+            return Err(Wrong::new("condition", what));
         }
     })
 }

@@ -25,12 +25,13 @@ pub use self::state::StateError;
 use crate::clock::{Clock, LOOSE, Moment};
 use crate::event::Event;
 use crate::fields::{Flags, View};
+use crate::fingerprint::fingerprint;
 use crate::index::Index;
 use crate::known::Known;
 use crate::rule::{Rule, Stateful};
 use crate::site::Site;
 use crate::trail::Trail;
-use crate::window::{Files, Learnt, Started, Windows, fingerprint};
+use crate::window::{Files, Learnt, Started, Windows};
 
 const MICROS: i64 = 1_000_000;
 

@@ -2,14 +2,14 @@
 //!
 //! Fingerprints only, bounded: what was not used for longest is forgotten first. Part of the detector's state.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use crate::body;
 use crate::fields::{Flags, View};
+use crate::fingerprint::{ByFingerprint, fingerprint};
 use crate::patch;
-use crate::window::fingerprint;
 
 const MICROS: i64 = 1_000_000;
 /// Most facts that are remembered.
@@ -44,7 +44,7 @@ struct Fact {
 /// Facts by key.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    facts: HashMap<u64, Fact>,
+    facts: ByFingerprint<Fact>,
     by_use: BTreeMap<u64, u64>,
     uses: u64,
     /// How many were forgotten to make room.

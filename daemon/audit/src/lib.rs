@@ -17,6 +17,7 @@ mod decode;
 mod detector;
 mod event;
 mod fields;
+mod fingerprint;
 mod footprint;
 mod identity;
 mod index;

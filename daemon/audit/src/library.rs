@@ -159,7 +159,8 @@ impl Library {
                     self.error(file, line, what);
                 }
                 Ok(read) => {
-                    later.correlations.extend(read.correlations.into_iter().map(|c| (file.to_owned(), start, c)));
+                    let open = |rule| Open { file: file.to_owned(), start, text: document.text.clone(), rule };
+                    later.correlations.extend(read.correlations.into_iter().map(open));
                     later.filters.extend(read.filters.into_iter().map(|f| (file.to_owned(), start, f)));
                     for rule in read.rules {
                         self.add_rule(file, start, &document.text, rule);
@@ -228,25 +229,29 @@ impl Library {
         self.rules.push(rule);
     }
 
-    fn correlate(&mut self, mut open: Vec<(String, usize, CorrelationRule)>, kept: &BTreeSet<String>) {
+    fn correlate(&mut self, mut open: Vec<Open>, kept: &BTreeSet<String>) {
         let mut silent = BTreeSet::new();
         // A correlation may be over another one, wherever that stands.
         loop {
             let names: BTreeSet<String> =
-                open.iter().flat_map(|(_, _, c)| c.name.iter().chain(&c.id).cloned()).collect();
+                open.iter().flat_map(|open| open.rule.name.iter().chain(&open.rule.id).cloned()).collect();
             let (now, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut open)
                 .into_iter()
-                .partition(|(_, _, c)| !c.rules.iter().any(|name| names.contains(name)));
+                .partition(|open| !open.rule.rules.iter().any(|name| names.contains(name)));
             open = rest;
             if now.is_empty() {
                 break;
             }
-            for (file, line, correlation) in now {
-                self.add_correlation(file, line, &correlation, &mut silent);
+            for open in now {
+                self.add_correlation(&open, &mut silent);
             }
         }
-        for (file, line, _) in open {
-            self.error(&file, line, "the correlation is over itself, or over one that is over it");
+        for open in open {
+            self.error(
+                &open.file,
+                open.line("rules", ""),
+                "the correlation is over itself, or over one that is over it",
+            );
         }
         // As Sigma has it: a rule that is correlated raises nothing by itself, unless the correlation says generate.
         let counted: BTreeSet<String> = self
@@ -264,29 +269,24 @@ impl Library {
         }
     }
 
-    fn add_correlation(
-        &mut self,
-        file: String,
-        line: usize,
-        correlation: &CorrelationRule,
-        silent: &mut BTreeSet<String>,
-    ) {
+    fn add_correlation(&mut self, open: &Open, silent: &mut BTreeSet<String>) {
         let find = |name: &str| self.rules.iter().find(|rule| rule.is_called(name));
-        match Rule::correlated(correlation, find) {
+        let named = || open.line(if open.rule.name.is_some() { "name" } else { "id" }, "");
+        match Rule::correlated(&open.rule, find) {
             Ok(rule) if rule.id.is_empty() || rule.id.len() > 128 => {
-                self.error(&file, line, "name or id must have 1 to 128 characters");
+                self.error(&open.file, named(), "name or id must have 1 to 128 characters");
             }
             Ok(rule) if self.rules.iter().any(|known| known.id == rule.id) => {
-                self.error(&file, line, format!("{} is the id of another rule too; choose another", rule.id));
+                self.error(&open.file, named(), format!("{} is the id of another rule too; choose another", rule.id));
             }
             Ok(mut rule) => {
-                rule.origin = Some((file, line));
-                if !correlation.generate {
+                rule.origin = Some((open.file.clone(), open.start));
+                if !open.rule.generate {
                     silent.extend(rule.correlation.iter().flat_map(|made| made.names()).map(str::to_owned));
                 }
                 self.rules.push(rule);
             }
-            Err(what) => self.error(&file, line, what),
+            Err(wrong) => self.error(&open.file, open.line(wrong.key, &wrong.value), wrong.what),
         }
     }
 
@@ -371,8 +371,32 @@ fn exception(search: Value) -> Result<CompiledRule, String> {
 /// What is read when all rules are there.
 #[derive(Debug, Default)]
 struct Later {
-    correlations: Vec<(String, usize, CorrelationRule)>,
+    correlations: Vec<Open>,
     filters: Vec<(String, usize, FilterRule)>,
+}
+
+/// A correlation whose rules are not known yet, and where it stands.
+#[derive(Debug)]
+struct Open {
+    file: String,
+    start: usize,
+    text: String,
+    rule: CorrelationRule,
+}
+
+impl Open {
+    /// The line of this key, or of the value behind it.
+    fn line(&self, key: &str, value: &str) -> usize {
+        let key = format!("{key}:");
+        let lines = || self.text.lines().enumerate().skip(self.start.saturating_sub(1));
+        let at = lines()
+            .find(|(_, line)| line.trim_start().starts_with(&key))
+            .or_else(|| lines().find(|(_, line)| line.contains(&key)))
+            .map(|(at, _)| at);
+        let Some(at) = at else { return self.start };
+        let valued = lines().skip_while(|(line, _)| *line < at).find(|(_, line)| line.contains(value));
+        valued.map_or(at, |(at, _)| at) + 1
+    }
 }
 
 /// A YAML document of a file, with the documents before it that it builds on (`action: global`, `repeat`), each on its

@@ -14,8 +14,8 @@ const MAX_OPERATIONS: usize = 10_000;
 const MAX_STEPS: usize = 48;
 /// Deepest value that is moved or copied.
 const MAX_DEPTH: usize = 192;
-/// Bytes of memory that may be used besides the values that the operations bring.
-const BUDGET: usize = 16 * 1024 * 1024;
+/// Bytes of memory that the object may take that a JSON patch makes. A request has three million at most.
+const BUDGET: usize = 12 * 1024 * 1024;
 /// Longest list whose members are counted.
 const MAX_COUNTED: usize = 1024;
 /// Most places that a patch is said to touch.
@@ -24,6 +24,8 @@ const MAX_PLACES: usize = 4096;
 const MAX_PLACE: usize = 1024;
 /// Where the members of a list are kept whose places are not known.
 const MEMBERS: &str = "-";
+/// Where the members at the end of such a list are kept, in order. No step is kept under this number.
+const LAST: &str = "-0";
 /// Objects whose fields have any names, also numbers.
 const MAPS: [&str; 8] =
     ["data", "binaryData", "stringData", "labels", "annotations", "matchLabels", "nodeSelector", "selector"];
@@ -53,7 +55,8 @@ fn steps<'v>(operation: &'v Value, field: &str) -> Option<Steps<'v>> {
 /// What a JSON patch puts into its object: an object of which only that much is known. Members of a list come in any
 /// order; what is put into the same member comes together. What is put in and then taken out again may still be there.
 pub(crate) fn put_by(patch: &[Value]) -> Body {
-    let mut partial = Partial { root: Value::Object(Fields::new()), left: BUDGET };
+    let cut = patch.len() > MAX_OPERATIONS;
+    let mut partial = Partial { root: Value::Object(Fields::new()), left: BUDGET, cut };
     for operation in operations(patch) {
         partial.apply(operation);
         if partial.left == 0 {
@@ -61,21 +64,32 @@ pub(crate) fn put_by(patch: &[Value]) -> Body {
         }
     }
     make_lists(&mut partial.root, "");
-    Body { value: Some(partial.root), cut: partial.left == 0 }
+    Body { value: Some(partial.root), cut: partial.cut || partial.left == 0 }
 }
 
 /// An object that grows by operations. A list of which only some members are known is an object meanwhile: those whose
-/// place is known under its number, the others in a list under [`MEMBERS`].
+/// place is known under its number, those at the end in a list under [`LAST`], the others in one under [`MEMBERS`].
 struct Partial {
     root: Value,
     left: usize,
+    /// Some operation was not followed.
+    cut: bool,
 }
 
 impl Partial {
     fn apply(&mut self, operation: &Value) {
-        let (Some(kind), Some(path)) = (text(operation, "op"), steps(operation, "path")) else { return };
+        let (Some(kind), Some(path)) = (text(operation, "op"), steps(operation, "path")) else {
+            self.cut |= text(operation, "path").is_some_and(|path| path.len() > MAX_STEPS);
+            return;
+        };
         let value = match kind {
-            "add" | "replace" => operation.get("value").cloned().unwrap_or_default(),
+            "add" | "replace" => {
+                let value = operation.get("value").unwrap_or(&Value::Null);
+                match self.is_paid(value) {
+                    true => value.clone(),
+                    false => return,
+                }
+            }
             "move" | "copy" => {
                 let Some(from) = steps(operation, "from") else { return };
                 let found = self.copied(&from);
@@ -95,21 +109,24 @@ impl Partial {
     /// What is known of the value there. The API server limits what is copied too.
     fn copied(&mut self, from: &[Cow<'_, str>]) -> Option<Value> {
         let found = from.iter().try_fold(&self.root, |value, step| match value {
-            Value::Object(fields) => fields.get(&**step),
+            Value::Object(fields) => near_end(fields, step).or_else(|| fields.get(&**step)),
             Value::Array(members) => members.get(index(step, members.len())?),
             _ => None,
         })?;
-        if !pay_for(found, MAX_DEPTH, &mut self.left) {
-            self.left = 0;
-            return None;
-        }
-        Some(found.clone())
+        pay_for(found, MAX_DEPTH, &mut self.left).then(|| found.clone())
+    }
+
+    fn is_paid(&mut self, value: &Value) -> bool {
+        pay_for(value, MAX_DEPTH, &mut self.left)
     }
 
     fn remove(&mut self, path: &[Cow<'_, str>]) {
         let Some((last, parents)) = path.split_last() else { return };
         let Some(parent) = parents.iter().try_fold(&mut self.root, |value, step| match value {
-            Value::Object(fields) => fields.get_mut(&**step),
+            Value::Object(fields) => match near_end(fields, step).is_some() {
+                true => tail(fields)?.iter_mut().nth_back(from_end(step)? - 1),
+                false => fields.get_mut(&**step),
+            },
             Value::Array(members) => {
                 let index = index(step, members.len())?;
                 members.get_mut(index)
@@ -126,7 +143,14 @@ impl Partial {
                 }
             }
             // All behind it move up. Which of the members it is need not be known.
-            Value::Object(fields) if is_list(fields, last, parents) => settle(fields),
+            Value::Object(fields) if is_list(fields, last, parents) => match from_end(last) {
+                Some(behind) if near_end(fields, last).is_some() => {
+                    if let Some(tail) = tail(fields) {
+                        tail.remove(tail.len() - behind);
+                    }
+                }
+                _ => settle(fields),
+            },
             Value::Object(fields) => {
                 fields.remove(&**last);
             }
@@ -141,7 +165,8 @@ impl Partial {
         };
         let mut at = &mut self.root;
         for (depth, step) in parents.iter().enumerate() {
-            at = enter(at, step, parents.get(..depth).unwrap_or_default(), &mut self.left)?;
+            let (above, below) = (path.get(..depth).unwrap_or_default(), path.get(depth + 1..).unwrap_or_default());
+            at = enter(at, step, above, below, &mut self.left)?;
         }
         uncount(at);
         if let Value::Array(members) = at {
@@ -159,7 +184,16 @@ impl Partial {
             fields.insert(last.clone().into_owned(), value);
         } else if last.starts_with('-') {
             pay(&mut self.left, MEMBER)?;
-            members(fields)?.push(value);
+            // What is put in at -1 is the last then.
+            let behind = from_end(last).map_or(0, |behind| behind - usize::from(insert));
+            let full = tail(fields).filter(|tail| tail.len() > MAX_COUNTED).map(mem::take);
+            members(fields)?.extend(full.unwrap_or_default());
+            let tail = tail_of(fields)?;
+            match tail.len().checked_sub(behind) {
+                Some(at) if insert || behind == 0 => tail.insert(at, value),
+                Some(at) => *tail.get_mut(at)? = value,
+                None => members(fields)?.push(value),
+            }
         } else {
             if insert {
                 // All behind it move on.
@@ -173,7 +207,13 @@ impl Partial {
 }
 
 /// The value at the next step, which is made when it is not known yet.
-fn enter<'v>(value: &'v mut Value, step: &str, above: &[Cow<'_, str>], left: &mut usize) -> Option<&'v mut Value> {
+fn enter<'v>(
+    value: &'v mut Value,
+    step: &str,
+    above: &[Cow<'_, str>],
+    below: &[Cow<'_, str>],
+    left: &mut usize,
+) -> Option<&'v mut Value> {
     if let Value::Array(members) = value {
         let index = index(step, members.len())?;
         return members.get_mut(index);
@@ -182,12 +222,43 @@ fn enter<'v>(value: &'v mut Value, step: &str, above: &[Cow<'_, str>], left: &mu
     if step.starts_with('-') && is_list(fields, step, above) {
         // Counted from the end, of which the place is not known.
         pay(left, MEMBER)?;
+        if near_end(fields, step).is_some() {
+            let behind = from_end(step)?;
+            return tail(fields)?.iter_mut().nth_back(behind - 1);
+        }
         let members = members(fields)?;
         members.push(Value::Null);
         return members.last_mut();
     }
     pay_field(fields, step, left)?;
+    if is_list(fields, step, above) && !fields.contains_key(step) {
+        // The first place that is not known yet may be that of what was put in at the end: one member then, as long as
+        // nothing of it is hidden by that.
+        let place = tail(fields).filter(|tail| tail.first().is_some_and(|first| takes(first, below)));
+        if let Some(tail) = place {
+            let first = tail.remove(0);
+            return Some(fields.entry(step).or_insert(first));
+        }
+    }
     Some(fields.entry(step).or_insert(Value::Null))
+}
+
+/// Whether a value may be put in there without anything that is known of this member being lost. To put something into
+/// an empty one may hide that it is empty.
+fn takes(member: &Value, below: &[Cow<'_, str>]) -> bool {
+    let is_something = member.as_object().is_some_and(|fields| !fields.is_empty());
+    let mut value = member;
+    for step in below {
+        match value {
+            Value::Object(fields) => match fields.get(&**step) {
+                Some(next) => value = next,
+                None => return is_something,
+            },
+            // What stands in a list of it moves on.
+            _ => return false,
+        }
+    }
+    false
 }
 
 fn pay(left: &mut usize, cost: usize) -> Option<()> {
@@ -214,6 +285,7 @@ fn pay_for(value: &Value, depth: usize, left: &mut usize) -> bool {
         _ => 0,
     };
     if depth == 0 || pay(left, cost + 1).is_none() {
+        *left = 0;
         return false;
     }
     match value {
@@ -253,10 +325,32 @@ fn members(fields: &mut Fields) -> Option<&mut Vec<Value>> {
     fields.entry(MEMBERS).or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
 }
 
+/// The members at the end of a list, as far as they are known.
+fn tail(fields: &mut Fields) -> Option<&mut Vec<Value>> {
+    fields.get_mut(LAST)?.as_array_mut()
+}
+
+fn tail_of(fields: &mut Fields) -> Option<&mut Vec<Value>> {
+    fields.entry(LAST).or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
+}
+
+/// The member that is so many from the end, if it is known.
+fn near_end<'v>(fields: &'v Fields, step: &str) -> Option<&'v Value> {
+    let behind = from_end(step)?;
+    fields.get(LAST)?.as_array()?.iter().nth_back(behind - 1)
+}
+
+/// How many members from the end this one is: 1 is the last.
+fn from_end(step: &str) -> Option<usize> {
+    step.strip_prefix('-')?.parse().ok().filter(|behind| *behind > 0)
+}
+
 /// The members are somewhere else from now on. Each is settled only once.
 fn settle(fields: &mut Fields) {
     let mut settled = members(fields).map(mem::take).unwrap_or_default();
     fields.remove(MEMBERS);
+    settled.extend(tail(fields).map(mem::take).unwrap_or_default());
+    fields.remove(LAST);
     settled.extend(mem::take(fields).into_iter().map(|(_, member)| member));
     fields.insert(MEMBERS.to_owned(), Value::Array(settled));
 }

@@ -16,7 +16,7 @@ use rsigma_parser::{
 };
 use serde::Deserialize;
 
-use crate::correlation::Correlation;
+use crate::correlation::{Correlation, Wrong};
 use crate::detector::Reason;
 use crate::fields::{Flags, View, product};
 use crate::keywords;
@@ -262,17 +262,21 @@ impl Rule {
     pub(crate) fn correlated<'r>(
         sigma: &CorrelationRule,
         find: impl Fn(&str) -> Option<&'r Self>,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Wrong> {
         let correlation = Correlation::new(sigma, find)?;
+        if sigma.timespan.seconds == 0 {
+            return Err(Wrong::new("timespan", "a timespan: is at least 1s"));
+        }
         let stateful = Stateful {
             kind: Kind::Correlation,
             threshold: correlation.threshold(),
             window_s: Some(i64::try_from(sigma.timespan.seconds).unwrap_or(i64::MAX)),
             ..Stateful::default()
         };
-        stateful.check_threshold()?;
+        stateful.check_threshold().map_err(|what| Wrong::new("condition", what))?;
+        let id = sigma.name.clone().or_else(|| sigma.id.clone());
         Ok(Self {
-            id: sigma.name.clone().or_else(|| sigma.id.clone()).ok_or("the correlation has neither name nor id")?,
+            id: id.ok_or_else(|| Wrong::new("title", "the correlation has neither name nor id"))?,
             title: sigma.title.clone(),
             severity: severity(sigma.level),
             mitre: sigma.tags.iter().filter_map(|tag| technique(tag)).collect(),

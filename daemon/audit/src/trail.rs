@@ -7,7 +7,7 @@ mod level;
 mod stages;
 mod start;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,7 @@ use self::level::Levels;
 use self::stages::Stages;
 use crate::clock::{LOOSE as BACK, Moment};
 use crate::event::Event;
-use crate::window::fingerprint;
+use crate::fingerprint::{ByFingerprint, fingerprint};
 
 const MICROS: i64 = 1_000_000;
 /// Silence that is a gap while leases are renewed every few seconds.
@@ -61,7 +61,7 @@ pub(crate) struct Trail {
     longest: i64,
     ids: VecDeque<(u64, u64, i64)>,
     #[serde(skip)]
-    by_id: HashMap<u64, (u64, i64)>,
+    by_id: ByFingerprint<(u64, i64)>,
     /// Ids that are UUIDs were seen: the log is one of an API server.
     uuids: bool,
     levels: Levels,

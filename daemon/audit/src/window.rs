@@ -1,13 +1,13 @@
 //! What the detector remembers between events: one entry per rule and key, bounded, serialisable.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use picket_model::Detection;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::clock::{LOOSE, Moment};
+use crate::fingerprint::{ByFingerprint, Fingerprints};
 use crate::footprint;
 use crate::told::Told;
 
@@ -159,7 +159,7 @@ struct Held {
 #[derive(Debug)]
 pub(crate) struct Windows {
     // Boxed, since the table is half empty after it grew.
-    by_key: HashMap<u64, Box<Held>>,
+    by_key: ByFingerprint<Box<Held>>,
     by_end: BTreeSet<(i64, u64)>,
     limits: Limits,
     bytes: usize,
@@ -167,19 +167,9 @@ pub(crate) struct Windows {
     pub(crate) evicted: u64,
 }
 
-/// A fingerprint of texts. Not secret and not for equality across versions: a state that was written by another
-/// version only forgets.
-pub(crate) fn fingerprint<'t>(parts: impl IntoIterator<Item = &'t str>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for part in parts {
-        part.hash(&mut hasher);
-    }
-    hasher.finish()
-}
-
 impl Windows {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { by_key: HashMap::new(), by_end: BTreeSet::new(), limits, bytes: 0, evicted: 0 }
+        Self { by_key: ByFingerprint::default(), by_end: BTreeSet::new(), limits, bytes: 0, evicted: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -267,7 +257,7 @@ impl Windows {
 #[derive(Debug, Default)]
 pub(crate) struct Started {
     /// Fingerprints of whole requests by that of their audit id. The id is the client's own (E4): several may have it.
-    known: HashMap<u64, Vec<u64>>,
+    known: ByFingerprint<Vec<u64>>,
     order: VecDeque<(u64, u64)>,
 }
 
@@ -332,7 +322,7 @@ impl Started {
 /// Keys that were learnt while a rule warmed up. Bounded: the oldest is forgotten first.
 #[derive(Debug, Default)]
 pub(crate) struct Learnt {
-    known: HashSet<u64>,
+    known: Fingerprints,
     order: VecDeque<u64>,
 }
 

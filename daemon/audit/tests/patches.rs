@@ -191,6 +191,53 @@ fn operations_on_one_member_come_together_and_none_hides_another() {
 }
 
 #[test]
+fn a_member_put_in_at_the_end_and_changed_by_its_place_is_one() {
+    let role = |patch: Value| found("role-wildcard", "clusterroles", RBAC, &patch);
+    let verbs = json!({"op": "add", "path": "/rules/-", "value": {"verbs": ["*"]}});
+    for place in ["-1", "3"] {
+        let rest = ["resources", "apiGroups"]
+            .map(|list| json!({"op": "add", "path": format!("/rules/{place}/{list}"), "value": ["*"]}));
+        assert_eq!(role(json!([verbs, rest[0], rest[1]])), Some(Severity::Critical), "{place}");
+    }
+    let privileged = |patch: Value| found("privileged-container", "deployments", APPS, &patch);
+    let at = |place: &str| format!("{POD}/containers/{place}");
+    let bad = json!({"op": "add", "path": at("-"), "value": {"name": "x", "securityContext": {"privileged": true}}});
+    let change = |op: &str, place: &str, value: Value| json!({"op": op, "path": at(place), "value": value});
+    let harmless = change("replace", "-1/securityContext/privileged", false.into());
+    assert_eq!(privileged(json!([bad, harmless])), None, "the last one is the one put in");
+    assert_eq!(privileged(json!([bad, change("remove", "-1", Value::Null)])), None, "it is gone");
+    let another = change("add", "-1", json!({"name": "y"}));
+    assert_eq!(privileged(json!([bad, another, harmless])), Some(Severity::High), "the last one is another now");
+    for hiding in [
+        change("replace", "0/securityContext/privileged", false.into()),
+        change("replace", "0", json!({"name": "y"})),
+        change("remove", "0", Value::Null),
+        json!({"op": "move", "from": at("-1"), "path": at("0")}),
+    ] {
+        assert_eq!(privileged(json!([bad, hiding])), Some(Severity::High), "it may be another: {hiding}");
+    }
+    let opened = json!([
+        {"op": "add", "path": "/spec/ingress/-", "value": {}},
+        {"op": "add", "path": "/spec/ingress/0/from", "value": [{"podSelector": {}}]},
+    ]);
+    let rule = "network-policy-changed-or-deleted";
+    let plain = found(rule, "networkpolicies", "networking.k8s.io", &add("/spec/ingress/-", json!({})));
+    assert_eq!(found(rule, "networkpolicies", "networking.k8s.io", &opened), plain);
+}
+
+#[test]
+fn what_a_patch_does_beyond_the_bounds_is_said() {
+    let said =
+        |operations: Vec<Value>| found("audit-event-truncated", "deployments", APPS, &operations.into()).is_some();
+    let small = json!({"op": "add", "path": "/spec/a", "value": 1});
+    assert!(!said(vec![small.clone(); 10_000]));
+    assert!(said(vec![small.clone(); 10_001]), "more operations than the API server takes");
+    assert!(said(vec![json!({"op": "add", "path": "/a".repeat(200), "value": 1})]), "a path too deep");
+    let large = Value::from(vec![json!({}); 1_000_000]);
+    assert!(said(vec![json!({"op": "add", "path": "/spec/a", "value": large})]), "more than may be kept");
+}
+
+#[test]
 fn a_json_patch_of_a_workload_is_judged_by_what_it_produced_too() {
     let spec = json!({"template": {"spec": {"containers": [{"name": "w", "image": "a"}, {"name": "miner", "image": "evil/x"}]}}});
     let patch = add(&format!("{POD}/containers/-"), json!({"name": "miner", "image": "evil/x"}));

@@ -9,9 +9,10 @@ use super::reason::place;
 use super::{Detector, MICROS, Mode, Position};
 use crate::clock::Moment;
 use crate::fields::View;
+use crate::fingerprint::fingerprint;
 use crate::rule::{Kind, Rule, Stateful};
 use crate::told::Told;
-use crate::window::{Open, Waiting, Window, fingerprint};
+use crate::window::{Open, Waiting, Window};
 
 /// The roll-up window of a rule without one (E13).
 pub(super) const ROLL_UP_S: i64 = 60;

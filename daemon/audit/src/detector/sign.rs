@@ -6,7 +6,8 @@ use picket_model::Detection;
 use super::count::{close, hold_us};
 use super::describe::bare;
 use super::{Detector, Mode, Position};
-use crate::window::{Open, fingerprint};
+use crate::fingerprint::fingerprint;
+use crate::window::Open;
 
 impl Detector {
     /// Raises a rule that the reader of the log judges, and not a single event: `audit-log-tampered` and

@@ -1,12 +1,10 @@
 //! The level of requests: what came with bodies for long comes without them.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::{KINDS, LEARNING, Sign};
 use crate::event::Event;
-use crate::window::fingerprint;
+use crate::fingerprint::{ByFingerprint, fingerprint};
 
 /// Requests of the same user, namespace and verb that say what the policy has for them.
 const FEW: u64 = 3;
@@ -59,9 +57,9 @@ struct Class {
 #[serde(default)]
 pub(super) struct Levels {
     /// By user, namespace and verb: policies tell those apart.
-    kinds: HashMap<u64, Level>,
+    kinds: ByFingerprint<Level>,
     /// By resource and what is done with it.
-    classes: HashMap<u64, Class>,
+    classes: ByFingerprint<Class>,
 }
 
 impl Levels {

@@ -1,13 +1,11 @@
 //! The stages of a request: its arrival, then its answer. A policy may leave the arrival out, also for some requests
 //! only (`omitStages`): only where all others have both is a missing one a sign.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::{KINDS, MICROS, SLACK, Sign};
 use crate::event::Event;
-use crate::window::fingerprint;
+use crate::fingerprint::{ByFingerprint, fingerprint};
 
 /// Requests whose arrival was logged and whose answer was not yet.
 const IN_FLIGHT: usize = 2048;
@@ -25,15 +23,15 @@ const UNANSWERED: u32 = 8;
 #[serde(default)]
 pub(super) struct Stages {
     /// Requests that arrived and were not answered yet, with when.
-    in_flight: HashMap<u64, InFlight>,
+    in_flight: ByFingerprint<InFlight>,
     /// Arrivals up to this time may have been forgotten, or were never seen.
     forgotten: Option<i64>,
     /// How many of a kind came with both stages in a row; by user and namespace, since policies tell those apart.
-    pairs: HashMap<u64, u32>,
+    pairs: ByFingerprint<u32>,
     /// The same whoever asked and wherever; none where one ever came without its arrival.
-    all_pairs: HashMap<u64, Option<u32>>,
+    all_pairs: ByFingerprint<Option<u32>>,
     /// How many of a kind were never answered, whoever asked and wherever.
-    unanswered: HashMap<u64, u32>,
+    unanswered: ByFingerprint<u32>,
     swept: i64,
 }
 
@@ -51,7 +49,7 @@ impl Stages {
         let stage = event.stage.as_deref()?;
         if stage == "RequestReceived" {
             self.forgotten.get_or_insert(time.saturating_add(SLACK));
-            let kind = (!goes_on(event)).then(|| kinds(event).1);
+            let kind = (!goes_on(event)).then(|| kind(event));
             self.in_flight.insert(request(event), InFlight { time, kind });
             if self.in_flight.len() > IN_FLIGHT {
                 self.forget_half();
@@ -66,12 +64,13 @@ impl Stages {
         if stage != "ResponseComplete" {
             return None;
         }
-        let paired = self.in_flight.remove(&request(event)).is_some();
-        if !paired && event.received_micros()? <= forgotten {
+        let arrived = self.in_flight.remove(&request(event));
+        if arrived.is_none() && event.received_micros()? <= forgotten {
             return None;
         }
-        let (kind, all) = kinds(event);
-        if paired {
+        let all = arrived.and_then(|arrived| arrived.kind).unwrap_or_else(|| self::kind(event));
+        let kind = own_kind(event, all);
+        if arrived.is_some() {
             if self.pairs.len() < KINDS || self.pairs.contains_key(&kind) {
                 let pairs = self.pairs.entry(kind).or_default();
                 *pairs = pairs.saturating_add(1);
@@ -137,15 +136,13 @@ impl Stages {
     }
 }
 
-/// Whether a request may be answered only after hours.
+/// Whether a request may be answered only after hours. The API server calls a list that it watches a watch.
 fn goes_on(event: &Event<'_>) -> bool {
     const STREAMS: [&str; 5] = ["exec", "attach", "portforward", "proxy", "log"];
     let sub = event.object_ref.as_ref().and_then(|object| object.subresource.as_deref());
-    let uri = event.request_uri.as_deref().unwrap_or("");
     event.verb.as_deref() == Some("watch")
         || sub.is_some_and(|sub| STREAMS.contains(&sub))
         || event.object_ref.is_none()
-        || ["watch=", "/watch/", "follow="].iter().any(|word| uri.contains(word))
 }
 
 /// What both stages of a request have in common. The id alone is the client's own choice (E4).
@@ -153,20 +150,21 @@ fn request(event: &Event<'_>) -> u64 {
     fingerprint([event.audit_id.as_deref().unwrap_or(""), event.request_received_timestamp.as_deref().unwrap_or("")])
 }
 
-/// The kind of request, and the kind whoever asks and wherever.
-fn kinds(event: &Event<'_>) -> (u64, u64) {
-    let user = event.user.as_ref().and_then(|user| user.username.as_deref()).unwrap_or("");
+/// The kind of request, whoever asks and wherever.
+fn kind(event: &Event<'_>) -> u64 {
     let verb = event.verb.as_deref().unwrap_or("");
     let Some(object) = &event.object_ref else {
         let path = event.request_uri.as_deref().unwrap_or("");
-        let path = path.split('?').next().unwrap_or("");
-        return (fingerprint([user, verb, path]), fingerprint([verb, path]));
+        return fingerprint([verb, path.split('?').next().unwrap_or("")]);
     };
-    let [group, resource, subresource, namespace] =
-        [&object.api_group, &object.resource, &object.subresource, &object.namespace]
-            .map(|text| text.as_deref().unwrap_or(""));
-    (
-        fingerprint([user, verb, group, resource, subresource, namespace]),
-        fingerprint([verb, group, resource, subresource]),
-    )
+    let [group, resource, subresource] =
+        [&object.api_group, &object.resource, &object.subresource].map(|text| text.as_deref().unwrap_or(""));
+    fingerprint([verb, group, resource, subresource])
+}
+
+/// The same by one user in one namespace.
+fn own_kind(event: &Event<'_>, kind: u64) -> u64 {
+    let user = event.user.as_ref().and_then(|user| user.username.as_deref()).unwrap_or("");
+    let namespace = event.object_ref.as_ref().and_then(|object| object.namespace.as_deref()).unwrap_or("");
+    fingerprint([user, namespace]) ^ kind
 }
