@@ -464,3 +464,26 @@ fn a_gzipped_log_that_is_padded_with_nuls_is_whole_and_one_that_is_cut_or_overwr
         assert_eq!(batch.lines.last().unwrap().bytes, b"now");
     }
 }
+
+#[test]
+fn a_log_with_a_hole_that_was_read_from_its_end_is_found_again_once_it_is_compressed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    File::create(&log).unwrap().set_len(500_000).unwrap();
+    append(&log, "old\n");
+    let config = Config::new(&log, StartAt::End);
+    let mut reader = Reader::open(config.clone(), None).unwrap();
+    append(&log, "one\n");
+    let batch = everything(&mut reader);
+    assert_eq!(texts(&batch), ["one"]);
+    append(&log, "two\n");
+    let rotated = dir.path().join("audit-2026-01-14T10-00-00.000.log.gz");
+    let mut gzip = flate2::write::GzEncoder::new(File::create(rotated).unwrap(), flate2::Compression::fast());
+    gzip.write_all(&fs::read(&log).unwrap()).unwrap();
+    gzip.finish().unwrap();
+    // With an inode of its own.
+    fs::rename(&log, dir.path().join("away")).unwrap();
+    fs::write(&log, "three\n").unwrap();
+    let batch = everything(&mut Reader::open(config, Some(batch.cursor)).unwrap());
+    assert_eq!((texts(&batch), batch.gaps, batch.signs), (vec!["two".into(), "three".into()], vec![], vec![]));
+}
