@@ -208,6 +208,12 @@ impl Reader {
         self.active.as_ref().map(|a| (Arc::clone(&a.shown), a.splitter.start()))
     }
 
+    /// Files of the log that were deleted while their writer held them, which was told, and are read on.
+    pub fn deleted(&self) -> impl Iterator<Item = String> {
+        let held = self.active.iter().chain(self.orphans.iter().map(|orphan| &orphan.active));
+        held.filter(|a| a.unlinked && a.source.has_no_name()).map(|a| a.shown.to_string())
+    }
+
     /// The log lies elsewhere now: a link on the way to it leads to another folder. What is open is read to its end.
     pub fn relocate(&mut self, path: PathBuf) {
         if path != self.config.path && path.parent().is_some_and(Path::is_dir) {
@@ -435,6 +441,8 @@ impl Reader {
         {
             return self.start_backup(stamp, &fresh.clone());
         }
+        // It is given up also where it may only not be read now: judging goes by the order of time, so what comes after
+        // it would have to wait, and an attacker could hold up the log itself by a file that nobody may read.
         if let Some((path, error)) = reason {
             self.sign(Oddity::Lost, Arc::clone(&path), 0);
             self.gap(0, format!("the rotated log {path} cannot be opened ({error}); its lines are lost"));
