@@ -463,8 +463,8 @@ impl Reader {
             && before > 0
             && !active.source.intact(&recent, before).unwrap_or(true)
         {
-            self.truncated()?;
-            // Not the end: it is read again from the start.
+            self.truncated(before)?;
+            // Not the end: it is read again from the start, or from the last line that was kept.
             return Ok(1);
         }
         let read = match result {
@@ -515,15 +515,22 @@ impl Reader {
         }
     }
 
-    fn truncated(&mut self) -> Result<(), TailError> {
+    /// The active file is shorter, or another, than what was read of it up to this byte.
+    fn truncated(&mut self, read: u64) -> Result<(), TailError> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let detail = format!(
             "{} was truncated; what was written after byte {} and before the cut may be lost",
             active.shown,
             active.splitter.start()
         );
-        active.source.rewind().map_err(|source| TailError::Read { path: active.path.clone(), source })?;
-        active.splitter = Splitter::new(self.config.max_line, 0, Some(0));
+        let (print, marks, max) =
+            (active.source.fingerprint(read), active.splitter.marks().clone(), self.config.max_line);
+        if let Ok(Some((mark, before))) = active.source.back_to(print, marks.backwards()) {
+            active.splitter = Splitter::back_at(max, mark, marks, before);
+        } else {
+            active.source.rewind().map_err(|source| TailError::Read { path: active.path.clone(), source })?;
+            active.splitter = Splitter::new(max, 0, Some(0));
+        }
         let shown = Arc::clone(&active.shown);
         self.sign(Oddity::Truncated, shown, 0);
         self.gap(0, detail);
@@ -605,6 +612,7 @@ impl Reader {
         let lines = if source.pos() == 0 { 0 } else { lines };
         let tail = source.before(source.pos()).unwrap_or_default();
         let splitter = Splitter::new(self.config.max_line, source.pos(), Some(lines)).after(tail);
+        let splitter = splitter.with(old.splitter.marks().clone());
         let nameless = old.source.has_no_name();
         if nameless && !std::mem::replace(&mut old.unlinked, true) {
             self.sign(Oddity::Unlinked, Arc::clone(&old.shown), old.splitter.lines().unwrap_or(0));
@@ -688,6 +696,7 @@ impl Active {
                 .filter(|tail| !tail.is_empty())
                 .map(|tail| Fingerprint::of(offset.saturating_sub(tail.len() as u64), tail)),
             passing: self.splitter.is_passing(),
+            marks: self.splitter.marks().kept(offset, self.splitter.lines()),
             lines: self.splitter.lines(),
         }
     }

@@ -12,6 +12,7 @@ use nix::libc::O_NONBLOCK;
 use nix::unistd::{Whence, lseek};
 
 use crate::cursor::{Fingerprint, PRINT_BYTES};
+use crate::marks::Mark;
 use crate::splitter::{content, last_of};
 
 /// Most bytes that are unpacked in order to recognise a file. A log is rotated long before, unless it holds a hole that is
@@ -219,6 +220,31 @@ impl Source {
         let len = usize::try_from(tail.len).unwrap_or(usize::MAX);
         let part = last.len().checked_sub(len).and_then(|from| last.get(from..));
         Ok(if part.is_some_and(|part| Fingerprint::of(tail.at, part) == tail) { Some(last) } else { None })
+    }
+
+    /// Goes to the first of these ends of lines that is as it was, in a file that begins with that fingerprint. Says
+    /// which, and what is before it.
+    pub(crate) fn back_to(
+        &mut self,
+        print: Fingerprint,
+        mut marks: impl Iterator<Item = Mark>,
+    ) -> io::Result<Option<(Mark, Vec<u8>)>> {
+        let Bytes::Plain(file) = &self.bytes else { return Ok(None) };
+        let len = usize::try_from(print.len).unwrap_or(usize::MAX);
+        if len > PRINT_BYTES || !begins_with_hole(file, print.at)? {
+            return Ok(None);
+        }
+        let begins = bytes_at(file, len, print.at)?.is_some_and(|first| Fingerprint::of(print.at, &first) == print);
+        let found = marks.find_map(|mark| {
+            let from = mark.offset - mark.len() as u64;
+            // What is cut off may be part of what the file was recognised by.
+            let before = bytes_at(file, mark.len(), from).ok().flatten().filter(|_| begins || from <= print.at)?;
+            mark.holds(&before).then_some((mark, before))
+        });
+        if let Some((mark, _)) = &found {
+            self.jump(mark.offset)?;
+        }
+        Ok(found)
     }
 
     /// Reads on to the offset of a gzipped file with that fingerprint. Says what is before the offset.
