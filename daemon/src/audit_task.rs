@@ -39,6 +39,8 @@ const GRACE: SignedDuration = SignedDuration::from_secs(10);
 const LET_GO: Duration = Duration::from_secs(3600);
 /// Most logs followed at once.
 const MOST_LOGS: usize = 8;
+/// Of so many logs that are followed no longer the place is kept: a configuration is often changed back.
+const MOST_LEFT: usize = 2;
 
 /// A tail that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,8 @@ pub struct AuditWatch {
     ledger: LedgerHandle,
     board: Board,
     logs: Vec<Log>,
+    /// Where the logs that are followed no longer were left, the last one last.
+    left: Vec<Cursor>,
     detector: Detector,
     /// Bytes and lines read that no mark in the ledger accounts for yet.
     unkept: u64,
@@ -158,6 +162,7 @@ impl AuditWatch {
         });
         Ok(Self {
             logs: logs.collect(),
+            left: places.left,
             host: Arc::new(host),
             start,
             ledger,
@@ -204,7 +209,8 @@ impl AuditWatch {
         }
         for path in paths.iter().take(MOST_LOGS) {
             if !self.logs.iter().any(|log| log.path == *path) {
-                self.logs.push(Log { named: true, ..Log::new(path.clone()) });
+                let cursor = self.left.iter().position(|left| left.path == *path).map(|at| self.left.remove(at));
+                self.logs.push(Log { named: true, cursor, ..Log::new(path.clone()) });
                 self.remember = true;
             }
         }
@@ -219,10 +225,12 @@ impl AuditWatch {
                 && (only || other && log.alive_at.elapsed() > LET_GO || kept > MOST_LOGS);
             if done {
                 kept -= 1;
+                self.left.extend(log.place());
                 tracing::info!(path = log.path, "this audit log is followed no longer");
             }
             !done
         });
+        self.left.drain(..self.left.len().saturating_sub(MOST_LEFT));
         self.remember |= kept != before;
         let (named, others): (Vec<_>, Vec<_>) =
             self.logs.iter().filter(|log| log.named || there(log)).partition(|log| log.named);
@@ -282,11 +290,13 @@ impl AuditWatch {
         }
         let trouble = self.logs.iter().find_map(|log| log.trouble.clone());
         let behind = self.logs.iter_mut().filter_map(|log| log.reader.as_mut()).map(Reader::behind).sum();
+        let deleted = self.logs.iter().filter_map(|log| log.reader.as_ref()).flat_map(Reader::deleted).collect();
         let late = self.logs.iter().filter_map(|log| log.late.map(|(_, since)| since)).min();
         self.board.update(|state| {
             state.audit.error = trouble;
             state.audit.late_since = late;
             state.audit.behind = behind;
+            state.audit.deleted = deleted;
         });
         Ok(more)
     }
@@ -539,11 +549,7 @@ impl AuditWatch {
     /// read. So they always go together. The detector's memory is large: it goes along from time to time, and what was
     /// judged since is judged again after a crash.
     fn append(&mut self, mut bodies: Vec<EventBody>) -> Result<(), AuditError> {
-        let logs: Vec<_> = self
-            .logs
-            .iter()
-            .filter_map(|log| log.reader.as_ref().map(Reader::cursor).or_else(|| log.cursor.clone()))
-            .collect();
+        let logs: Vec<_> = self.logs.iter().filter_map(Log::place).collect();
         // In which order the lines of several logs were judged is not written down.
         let remember = self.remember
             || logs.len() != 1
@@ -565,7 +571,8 @@ impl AuditWatch {
             (self.remember, self.since_bytes, self.remembered_at) = (false, 0, Instant::now());
         }
         // Plain structures always serialise.
-        let cursor = serde_json::to_vec(&Places { logs, since: self.since }).unwrap_or_default();
+        let cursor =
+            serde_json::to_vec(&Places { logs, left: self.left.clone(), since: self.since }).unwrap_or_default();
         let now = self.host.now();
         let mut units = in_units(bodies);
         let last = units.pop().unwrap_or_default();
@@ -592,6 +599,11 @@ impl Log {
             late_told: false,
             again: None,
         }
+    }
+
+    /// How far it is accounted for.
+    fn place(&self) -> Option<Cursor> {
+        self.reader.as_ref().map(Reader::cursor).or_else(|| self.cursor.clone())
     }
 }
 

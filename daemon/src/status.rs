@@ -94,6 +94,9 @@ pub struct AuditState {
     /// Since when the end of a log was not reached.
     #[serde(default)]
     pub late_since: Option<Timestamp>,
+    /// Logs that were deleted while their writer held them open, which are read on until picketd's own end.
+    #[serde(default)]
+    pub deleted: Vec<String>,
     /// An audit log goes to K3s' standard output, which is not read.
     #[serde(default)]
     pub printed: bool,

@@ -29,6 +29,8 @@ struct Node {
     dir: TempDir,
     start: AuditStart,
     path: &'static str,
+    /// No other log is followed.
+    only: bool,
     board: Board,
     watch: Option<AuditWatch>,
 }
@@ -41,7 +43,7 @@ impl Node {
         }
         fs::write(dir.path().join("rules/marker.yml"), RULE).unwrap();
         fs::write(dir.path().join("rules/tuning.yml"), "rules: {marker: {cooldown_s: 1}}\n").unwrap();
-        Self { dir, start, path: "/logs/audit.log", board: Board::default(), watch: None }
+        Self { dir, start, path: "/logs/audit.log", only: false, board: Board::default(), watch: None }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -65,7 +67,7 @@ impl Node {
             let (ledger, _) = Ledger::open(&dir.join("outbox"), Limits::default(), now).unwrap();
             AuditWatch::new(host, start, &dir.join("rules"), LedgerHandle::new(ledger), board).unwrap()
         });
-        watch.follow(&[self.path.to_owned()], false);
+        watch.follow(&[self.path.to_owned()], self.only);
         while watch.step(Duration::from_secs(3600)).unwrap() {}
     }
 
@@ -221,4 +223,45 @@ fn the_log_that_is_named_now_is_shown_as_the_log() {
     node.read();
     let audit = node.board.read().audit;
     assert_eq!((audit.path.as_deref(), audit.others), (Some("/logs/other.log"), vec!["/logs/audit.log".to_owned()]));
+}
+
+#[test]
+fn a_log_that_is_named_again_is_read_on_where_it_was_left() {
+    for killed in [false, true] {
+        let mut node = Node { only: true, ..Node::new(AuditStart::Beginning) };
+        node.write(0..2);
+        node.read();
+        node.path = "/logs/other.log";
+        append(&node.file("other.log"), &lines(2..4));
+        node.read();
+        if killed {
+            node.kill();
+        }
+        node.write(4..5);
+        append(&node.file("other.log"), &lines(5..6));
+        node.read();
+        node.path = "/logs/audit.log";
+        node.read();
+        node.path = "/logs/other.log";
+        node.read();
+        assert_eq!(node.found().0, once(&[0..6]), "killed: {killed}");
+    }
+}
+
+#[test]
+fn a_log_that_was_deleted_while_its_writer_holds_it_is_in_the_status() {
+    let mut node = Node::new(AuditStart::Beginning);
+    node.write(0..2);
+    node.read();
+    assert!(node.board.read().audit.deleted.is_empty());
+    let mut writer = OpenOptions::new().append(true).open(node.log()).unwrap();
+    fs::remove_file(node.log()).unwrap();
+    node.read();
+    assert_eq!(node.board.read().audit.deleted, ["/logs/audit.log"]);
+    writer.write_all(line(2).as_bytes()).unwrap();
+    // Somebody puts another file in its place.
+    node.write(3..4);
+    node.read();
+    assert_eq!(node.board.read().audit.deleted, ["/logs/audit.log"]);
+    assert_eq!(node.found().0, once(&[0..4]));
 }

@@ -66,6 +66,9 @@ pub(super) fn in_units(bodies: Vec<EventBody>) -> Vec<Vec<EventBody>> {
 pub(super) struct Places {
     /// One of each log.
     pub(super) logs: Vec<Cursor>,
+    /// Of logs that are followed no longer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) left: Vec<Cursor>,
     /// What was judged since the memory that lies in the ledger.
     pub(super) since: Since,
 }
@@ -102,7 +105,7 @@ impl Since {
 
 /// The places in the ledger. Before, they were a list, and at first a single one.
 pub(super) fn places_of(bytes: &[u8]) -> Places {
-    let of = |logs| Places { logs, since: Since::default() };
+    let of = |logs| Places { logs, ..Places::default() };
     serde_json::from_slice::<Places>(bytes)
         .or_else(|_| serde_json::from_slice::<Vec<Cursor>>(bytes).map(of))
         .or_else(|_| serde_json::from_slice::<Cursor>(bytes).map(|one| of(vec![one])))
@@ -154,7 +157,7 @@ mod tests {
         assert_eq!(places_of(&many).logs.len(), 2);
         assert!(places_of(b"nonsense").logs.is_empty());
         let since = Since { lines: 7, print: Some(u64::MAX), ticked: Some(Timestamp::UNIX_EPOCH) };
-        let places = Places { logs: vec![cursor], since };
+        let places = Places { logs: vec![cursor.clone()], left: vec![cursor], since };
         assert_eq!(places_of(&serde_json::to_vec(&places).unwrap_or_default()), places);
         let older = format!("{{\"logs\":{},\"since\":{{\"lines\":7}}}}", String::from_utf8_lossy(&many));
         assert_eq!(

@@ -120,6 +120,12 @@ fn print(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     for other in &audit.others {
         row("", format!("{other}: no configuration names it any more; it is followed until K3s starts anew"))?;
     }
+    for deleted in &audit.deleted {
+        row(
+            "",
+            format!("{deleted}: DELETED while its writer held it open; it is read on until picketd or its writer ends"),
+        )?;
+    }
     if audit.printed && audit.path.is_some() {
         row("", "another goes to K3s' own standard output (audit-log-path is -) and is not read".to_owned())?;
     }
@@ -208,6 +214,17 @@ mod tests {
         let mut out = Vec::new();
         print(status, &mut out).unwrap();
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_log_that_was_deleted_under_its_writer_is_said() {
+        let mut status = Status::default();
+        status.state.audit.deleted = vec!["/logs/audit.log".to_owned()];
+        assert!(
+            table(&status).contains("/logs/audit.log: DELETED while its writer held it open"),
+            "{}",
+            table(&status)
+        );
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::marks::KeptMark;
+
 /// Longest part of a file that a fingerprint covers, in bytes. The first audit event's id lies well within it.
 pub(crate) const PRINT_BYTES: usize = 1024;
 
@@ -48,6 +50,9 @@ pub struct FileMark {
     /// The offset is within a line of which nothing is delivered: it is too long, which was told, or its start is unknown.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub passing: bool,
+    /// Ends of lines before the offset, to go back to when the file was cut. None in a cursor of before there were these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<KeptMark>,
     /// Lines before the offset; none when reading began in the middle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u64>,

@@ -15,6 +15,7 @@
 
 mod backup;
 mod cursor;
+mod marks;
 mod orphan;
 mod reader;
 mod resume;
@@ -23,4 +24,5 @@ mod splitter;
 
 pub use backup::Follow;
 pub use cursor::{Cursor, FileMark, Fingerprint};
+pub use marks::KeptMark;
 pub use reader::{Batch, Config, Line, Oddity, Reader, Sign, StartAt, TailError};

@@ -37,7 +37,7 @@ pub(crate) struct Orphan {
 impl Orphan {
     /// Where it stands, and whether it is alive.
     pub(crate) fn mark(&self) -> (FileMark, bool) {
-        (FileMark { stamp: self.stamp.clone(), ..self.active.mark() }, self.alive)
+        (FileMark { stamp: self.stamp.clone(), marks: Vec::new(), ..self.active.mark() }, self.alive)
     }
 }
 

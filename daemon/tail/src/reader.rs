@@ -208,6 +208,12 @@ impl Reader {
         self.active.as_ref().map(|a| (Arc::clone(&a.shown), a.splitter.start()))
     }
 
+    /// Files of the log that were deleted while their writer held them, which was told, and are read on.
+    pub fn deleted(&self) -> impl Iterator<Item = String> {
+        let held = self.active.iter().chain(self.orphans.iter().map(|orphan| &orphan.active));
+        held.filter(|a| a.unlinked && a.source.has_no_name()).map(|a| a.shown.to_string())
+    }
+
     /// The log lies elsewhere now: a link on the way to it leads to another folder. What is open is read to its end.
     pub fn relocate(&mut self, path: PathBuf) {
         if path != self.config.path && path.parent().is_some_and(Path::is_dir) {
@@ -435,6 +441,8 @@ impl Reader {
         {
             return self.start_backup(stamp, &fresh.clone());
         }
+        // It is given up also where it may only not be read now: judging goes by the order of time, so what comes after
+        // it would have to wait, and an attacker could hold up the log itself by a file that nobody may read.
         if let Some((path, error)) = reason {
             self.sign(Oddity::Lost, Arc::clone(&path), 0);
             self.gap(0, format!("the rotated log {path} cannot be opened ({error}); its lines are lost"));
@@ -455,8 +463,8 @@ impl Reader {
             && before > 0
             && !active.source.intact(&recent, before).unwrap_or(true)
         {
-            self.truncated()?;
-            // Not the end: it is read again from the start.
+            self.truncated(before)?;
+            // Not the end: it is read again from the start, or from the last line that was kept.
             return Ok(1);
         }
         let read = match result {
@@ -507,15 +515,22 @@ impl Reader {
         }
     }
 
-    fn truncated(&mut self) -> Result<(), TailError> {
+    /// The active file is shorter, or another, than what was read of it up to this byte.
+    fn truncated(&mut self, read: u64) -> Result<(), TailError> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let detail = format!(
             "{} was truncated; what was written after byte {} and before the cut may be lost",
             active.shown,
             active.splitter.start()
         );
-        active.source.rewind().map_err(|source| TailError::Read { path: active.path.clone(), source })?;
-        active.splitter = Splitter::new(self.config.max_line, 0, Some(0));
+        let (print, marks, max) =
+            (active.source.fingerprint(read), active.splitter.marks().clone(), self.config.max_line);
+        if let Ok(Some((mark, before))) = active.source.back_to(print, marks.backwards()) {
+            active.splitter = Splitter::back_at(max, mark, marks, before);
+        } else {
+            active.source.rewind().map_err(|source| TailError::Read { path: active.path.clone(), source })?;
+            active.splitter = Splitter::new(max, 0, Some(0));
+        }
         let shown = Arc::clone(&active.shown);
         self.sign(Oddity::Truncated, shown, 0);
         self.gap(0, detail);
@@ -597,6 +612,7 @@ impl Reader {
         let lines = if source.pos() == 0 { 0 } else { lines };
         let tail = source.before(source.pos()).unwrap_or_default();
         let splitter = Splitter::new(self.config.max_line, source.pos(), Some(lines)).after(tail);
+        let splitter = splitter.with(old.splitter.marks().clone());
         let nameless = old.source.has_no_name();
         if nameless && !std::mem::replace(&mut old.unlinked, true) {
             self.sign(Oddity::Unlinked, Arc::clone(&old.shown), old.splitter.lines().unwrap_or(0));
@@ -680,6 +696,7 @@ impl Active {
                 .filter(|tail| !tail.is_empty())
                 .map(|tail| Fingerprint::of(offset.saturating_sub(tail.len() as u64), tail)),
             passing: self.splitter.is_passing(),
+            marks: self.splitter.marks().kept(offset, self.splitter.lines()),
             lines: self.splitter.lines(),
         }
     }

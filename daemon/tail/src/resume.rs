@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::backup::{Backup, Stamp, time_of};
 use crate::cursor::{Cursor, FileMark};
+use crate::marks::Marks;
 use crate::reader::{Active, Kind, Oddity, Reader, StartAt, TailError};
 use crate::source::{Identity, Source, is_shortage};
 use crate::splitter::Splitter;
@@ -73,11 +75,14 @@ impl Reader {
         if self.find(&mark, backups)? {
             return Ok(());
         }
+        if self.find_cut(&mark)? {
+            return Ok(());
+        }
         let begins = self.begins_as(&self.config.path, &mark);
         if !begins && let Some((path, source)) = self.cut_and_renamed(&mark)? {
             self.start(Kind::Live { replaced: true }, &path, source);
             let shown = self.shown(&path);
-            self.gap(0, format!("{shown} was cut or written anew while nobody was reading it; what was written after byte {} may be lost", mark.offset));
+            self.gap(0, cut(&shown, &mark));
             self.sign(Oddity::Truncated, shown, 0);
             return Ok(());
         }
@@ -87,10 +92,7 @@ impl Reader {
                 if begins || identity == (Identity { dev: mark.dev, ino: mark.ino }) && !self.has_unread()? =>
             {
                 self.sign(Oddity::Truncated, self.config.shown.as_str().into(), 0);
-                format!(
-                    "{} was cut or written anew while nobody was reading it; what was written after byte {} may be lost",
-                    self.config.shown, mark.offset
-                )
+                cut(&self.config.shown, &mark)
             }
             (_, stamp) => {
                 self.sign(Oddity::Lost, self.config.shown.as_str().into(), 0);
@@ -148,6 +150,29 @@ impl Reader {
             }
         }
         Ok(None)
+    }
+
+    /// Goes on in the file of the mark where its tail was cut off: what was kept is not read again.
+    fn find_cut(&mut self, mark: &FileMark) -> Result<bool, TailError> {
+        let marks = Marks::of(&mark.marks, mark.offset, mark.lines);
+        let log = mark.stamp.is_none().then(|| (self.config.path.clone(), Kind::Live { replaced: false }));
+        let rotated = self.list()?.into_iter().filter(|(stamp, _)| !self.known.contains(stamp));
+        let rotated = rotated.filter_map(|(stamp, backup)| Some((backup.plain?, Kind::Backup(stamp))));
+        let moved = self.relatives()?.into_iter().map(|path| (path, Kind::Live { replaced: true }));
+        for (path, kind) in log.into_iter().chain(rotated.collect::<Vec<_>>()).chain(moved) {
+            let Ok(Some(mut source)) = self.open_if_there(&path) else { continue };
+            let Ok(Some((kept, before))) = source.back_to(mark.print, marks.backwards()) else { continue };
+            if let Kind::Backup(stamp) = &kind {
+                self.waiting.remove(stamp);
+            }
+            let shown = self.shown(&path);
+            self.gap(0, cut(&shown, mark));
+            self.sign(Oddity::Truncated, Arc::clone(&shown), kept.lines.unwrap_or(0));
+            let splitter = Splitter::back_at(self.config.max_line, kept, marks, before);
+            self.active = Some(Active { kind, shown, path, source, splitter, unlinked: false });
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// Looks for the file of the mark under all names it may have by now.
@@ -242,6 +267,13 @@ impl Reader {
         });
         Ok(true)
     }
+}
+
+fn cut(shown: &str, mark: &FileMark) -> String {
+    let offset = mark.offset;
+    format!(
+        "{shown} was cut or written anew while nobody was reading it; what was written after byte {offset} may be lost"
+    )
 }
 
 fn may_be(path: &Path, identity: Identity, error: &io::Error) -> bool {

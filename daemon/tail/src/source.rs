@@ -12,6 +12,7 @@ use nix::libc::O_NONBLOCK;
 use nix::unistd::{Whence, lseek};
 
 use crate::cursor::{Fingerprint, PRINT_BYTES};
+use crate::marks::Mark;
 use crate::splitter::{content, last_of};
 
 /// Most bytes that are unpacked in order to recognise a file. A log is rotated long before, unless it holds a hole that is
@@ -19,6 +20,9 @@ use crate::splitter::{content, last_of};
 const MOST_UNPACKED: u64 = 4 << 30;
 /// Most bytes of two files that are compared: what they have in common after that is read again.
 const MOST_COMPARED: u64 = 512 << 20;
+
+/// Most NULs that are read to find where the content of a log begins.
+const MOST_LOOKED: u64 = 64 << 20;
 
 /// What the decoder says where another member of a gzipped file should begin and none does.
 const NO_MEMBER: &str = "invalid gzip header";
@@ -218,6 +222,31 @@ impl Source {
         Ok(if part.is_some_and(|part| Fingerprint::of(tail.at, part) == tail) { Some(last) } else { None })
     }
 
+    /// Goes to the first of these ends of lines that is as it was, in a file that begins with that fingerprint. Says
+    /// which, and what is before it.
+    pub(crate) fn back_to(
+        &mut self,
+        print: Fingerprint,
+        mut marks: impl Iterator<Item = Mark>,
+    ) -> io::Result<Option<(Mark, Vec<u8>)>> {
+        let Bytes::Plain(file) = &self.bytes else { return Ok(None) };
+        let len = usize::try_from(print.len).unwrap_or(usize::MAX);
+        if len > PRINT_BYTES || !begins_with_hole(file, print.at)? {
+            return Ok(None);
+        }
+        let begins = bytes_at(file, len, print.at)?.is_some_and(|first| Fingerprint::of(print.at, &first) == print);
+        let found = marks.find_map(|mark| {
+            let from = mark.offset - mark.len() as u64;
+            // What is cut off may be part of what the file was recognised by.
+            let before = bytes_at(file, mark.len(), from).ok().flatten().filter(|_| begins || from <= print.at)?;
+            mark.holds(&before).then_some((mark, before))
+        });
+        if let Some((mark, _)) = &found {
+            self.jump(mark.offset)?;
+        }
+        Ok(found)
+    }
+
     /// Reads on to the offset of a gzipped file with that fingerprint. Says what is before the offset.
     fn unpack_to(&mut self, print: Fingerprint, offset: u64) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; 64 * 1024];
@@ -277,11 +306,7 @@ impl Source {
     /// Goes to an offset as if everything before it had been read.
     pub(crate) fn jump(&mut self, offset: u64) -> io::Result<()> {
         let Bytes::Plain(file) = &mut self.bytes else { return Ok(()) };
-        let mut first = vec![0; usize::try_from(offset).unwrap_or(usize::MAX).min(PRINT_BYTES)];
-        file.read_exact_at(&mut first, 0)?;
-        let begins = content(&first).unwrap_or(first.len());
-        self.print = first.split_off(begins);
-        self.print_at = if self.print.is_empty() { offset } else { begins as u64 };
+        (self.print_at, self.print) = beginning(file, offset)?;
         self.pos = file.seek(SeekFrom::Start(offset))?;
         Ok(())
     }
@@ -303,14 +328,7 @@ impl Source {
     pub(crate) fn skip_to_end(&mut self) -> io::Result<bool> {
         let Bytes::Plain(file) = &mut self.bytes else { return Ok(true) };
         let len = file.metadata()?.len();
-        let mut first = vec![0; usize::try_from(len).unwrap_or(usize::MAX).min(PRINT_BYTES)];
-        file.read_exact_at(&mut first, 0)?;
-        // A log that begins with a hole is known by its inode alone until it is rotated.
-        if content(&first) == Some(0) {
-            self.print = first;
-        } else {
-            self.print_at = len;
-        }
+        (self.print_at, self.print) = beginning(file, len)?;
         let mut last = [b'\n'];
         if len > 0 {
             file.read_exact_at(&mut last, len - 1)?;
@@ -328,6 +346,26 @@ fn data_from(file: &File, at: u64) -> io::Result<u64> {
         // This file system knows no holes.
         Ok(Err(_)) | Err(_) => Ok(at),
     }
+}
+
+/// Where the content before `end` begins, and its first bytes. Of a log with a longer hole that a disk holds only the
+/// inode is known, until it is rotated.
+fn beginning(file: &File, end: u64) -> io::Result<(u64, Vec<u8>)> {
+    let mut at = 0;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut looked = 0;
+    while at < end && looked < MOST_LOOKED {
+        let read = file.read_at(&mut buffer, at)?;
+        let Some(part) = buffer.get(..read).filter(|part| !part.is_empty()) else { break };
+        if let Some(first) = content(part) {
+            at += first as u64;
+            let len = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX).min(PRINT_BYTES);
+            return Ok((at.min(end), bytes_at(file, len, at)?.unwrap_or_default()));
+        }
+        looked += read as u64;
+        at = data_from(file, at + read as u64)?;
+    }
+    Ok((end, Vec::new()))
 }
 
 /// So many bytes of a file; none where it is shorter.

@@ -1,8 +1,11 @@
 //! Bytes become lines.
 
+use std::collections::VecDeque;
+
 use memchr::memchr2;
 
 use crate::cursor::{FileMark, PRINT_BYTES};
+use crate::marks::{MOST_FRESH, Mark, Marks};
 
 /// What comes out of bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +33,10 @@ pub(crate) struct Splitter {
     pos: u64,
     lines: Option<u64>,
     in_hole: bool,
+    /// Ends of lines to go back to.
+    marks: Marks,
+    /// Those of what is being read: where the next line begins, and how many lines there are before it.
+    ends: VecDeque<(u64, Option<u64>)>,
 }
 
 impl Splitter {
@@ -43,12 +50,30 @@ impl Splitter {
             pos: offset,
             lines,
             in_hole: false,
+            marks: Marks::default(),
+            ends: VecDeque::new(),
         }
     }
 
     /// At a place before which are these bytes.
     pub(crate) fn at(max: usize, mark: &FileMark, before: Vec<u8>) -> Self {
-        Self { passing: mark.passing, tail: before, ..Self::new(max, mark.offset, mark.lines) }
+        let marks = Marks::of(&mark.marks, mark.offset, mark.lines);
+        Self { passing: mark.passing, tail: before, marks, ..Self::new(max, mark.offset, mark.lines) }
+    }
+
+    /// At one of these ends of lines, before which are these bytes.
+    pub(crate) fn back_at(max: usize, mark: Mark, marks: Marks, before: Vec<u8>) -> Self {
+        Self { tail: before, marks: marks.up_to(mark.offset), ..Self::new(max, mark.offset, mark.lines) }
+    }
+
+    /// With what there is of these ends of lines before the place.
+    pub(crate) fn with(mut self, marks: Marks) -> Self {
+        self.marks = marks.up_to(self.start);
+        self
+    }
+
+    pub(crate) const fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// The rest of a line whose start nobody saw is dropped.
@@ -105,7 +130,18 @@ impl Splitter {
 
     pub(crate) fn feed(&mut self, chunk: &[u8], out: &mut Vec<Piece>) {
         let (start, pos, recent) = (self.start, self.pos, self.recent());
+        self.ends.clear();
         self.split(chunk, out);
+        for (offset, lines) in self.ends.drain(..) {
+            let fresh = usize::try_from(offset.saturating_sub(pos)).unwrap_or(usize::MAX);
+            let fresh = chunk.get(..fresh).unwrap_or_default();
+            let mark = if fresh.len() >= PRINT_BYTES {
+                Mark::new(offset, lines, fresh)
+            } else {
+                Mark::new(offset, lines, &last_of(&[&recent, fresh]))
+            };
+            mark.into_iter().for_each(|mark| self.marks.push(mark));
+        }
         if self.start > start {
             let fresh = usize::try_from(self.start.saturating_sub(pos)).unwrap_or(usize::MAX);
             self.tail = last_of(&[&recent, chunk.get(..fresh).unwrap_or_default()]);
@@ -170,6 +206,11 @@ impl Splitter {
         let offset = self.start;
         self.start = self.pos;
         self.lines = self.lines.map(|n| n + 1);
+        if self.ends.len() > MOST_FRESH {
+            // The first one stays.
+            self.ends.remove(1);
+        }
+        self.ends.push_back((self.start, self.lines));
         if std::mem::take(&mut self.passing) {
             return;
         }

@@ -464,3 +464,71 @@ fn a_gzipped_log_that_is_padded_with_nuls_is_whole_and_one_that_is_cut_or_overwr
         assert_eq!(batch.lines.last().unwrap().bytes, b"now");
     }
 }
+
+#[test]
+fn a_log_with_a_hole_that_was_read_from_its_end_is_found_again_once_it_is_compressed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("audit.log");
+    File::create(&log).unwrap().set_len(500_000).unwrap();
+    append(&log, "old\n");
+    let config = Config::new(&log, StartAt::End);
+    let mut reader = Reader::open(config.clone(), None).unwrap();
+    append(&log, "one\n");
+    let batch = everything(&mut reader);
+    assert_eq!(texts(&batch), ["one"]);
+    append(&log, "two\n");
+    let rotated = dir.path().join("audit-2026-01-14T10-00-00.000.log.gz");
+    let mut gzip = flate2::write::GzEncoder::new(File::create(rotated).unwrap(), flate2::Compression::fast());
+    gzip.write_all(&fs::read(&log).unwrap()).unwrap();
+    gzip.finish().unwrap();
+    // With an inode of its own.
+    fs::rename(&log, dir.path().join("away")).unwrap();
+    fs::write(&log, "three\n").unwrap();
+    let batch = everything(&mut Reader::open(config, Some(batch.cursor)).unwrap());
+    assert_eq!((texts(&batch), batch.gaps, batch.signs), (vec!["two".into(), "three".into()], vec![], vec![]));
+}
+
+/// Its tail was cut off, also by an editor that writes a file of its own.
+#[test]
+fn what_was_kept_of_a_log_whose_tail_was_cut_is_not_read_again() {
+    let long = |number: usize| format!("{number} {}\n", "x".repeat(900));
+    let all: Vec<_> = (0..3000).map(long).collect();
+    for (keep, running, anew) in [
+        (2999, true, false),
+        (2990, false, false),
+        (2500, true, false),
+        (300, false, false),
+        (2990, false, true),
+        (2500, true, true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("audit.log");
+        let config = Config::new(&log, StartAt::Beginning);
+        append(&log, &all.concat());
+        let mut reader = Reader::open(config.clone(), None).unwrap();
+        let cursor = reader.poll(8 << 20).unwrap().cursor;
+        assert!(serde_json::to_vec(&cursor).unwrap().len() < 2000);
+        let kept = all[..keep].concat();
+        if anew {
+            fs::write(dir.path().join("sedX"), &kept).unwrap();
+            fs::rename(dir.path().join("sedX"), &log).unwrap();
+        } else {
+            OpenOptions::new().write(true).open(&log).unwrap().set_len(kept.len() as u64).unwrap();
+        }
+        if !running {
+            append(&log, "new\n");
+            reader = Reader::open(config, Some(cursor)).unwrap();
+        }
+        let mut batch = reader.poll(8 << 20).unwrap();
+        if running {
+            assert_eq!(batch.lines.last().map_or(keep as u64, |line| line.number), keep as u64);
+            append(&log, "new\n");
+            batch.lines.extend(reader.poll(8 << 20).unwrap().lines);
+        }
+        let what = format!("{keep} {running} {anew}");
+        assert_eq!(batch.lines.pop().map(|l| (l.number, l.bytes)), Some((keep as u64 + 1, b"new".to_vec())), "{what}");
+        let again = batch.lines.len();
+        assert!(again <= if 3000 - keep > 16 { 3000 - keep } else { 0 }, "{what}: {again} lines were read again");
+        assert_eq!(batch.signs.iter().filter(|sign| sign.oddity == Oddity::Truncated).count(), 1, "{what}");
+    }
+}

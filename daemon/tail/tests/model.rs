@@ -74,7 +74,12 @@ struct Life {
     /// Its tail was cut within its first kibibyte: renamed after that too, there is nothing left to recognise it by but
     /// its inode, and inodes are used again. The loss is told.
     cut: bool,
+    /// How many lines were cut off, at most.
+    lost: usize,
 }
+
+/// Ends of the last lines that a reader remembers one by one.
+const REMEMBERED: usize = 16;
 
 struct World {
     folder: tempfile::TempDir,
@@ -309,6 +314,10 @@ impl World {
                 fs::remove_file(path).unwrap();
                 let life = self.live_at.remove(path).unwrap();
                 self.live_at.insert(packed, life);
+                if self.lives[life].cut {
+                    // What is left of it is looked for only where it is not packed.
+                    self.again.extend(self.lives[life].lines.iter().copied());
+                }
             }
             Action::Prune => {
                 let Some(oldest) = self.backups().into_iter().find(|p| !self.is_held(p)) else { return };
@@ -345,11 +354,15 @@ impl World {
                     content.split_inclusive(|b| *b == b'\n').rev().skip(usize::from(*cut)).map(<[u8]>::len).sum();
                 let rest = String::from_utf8_lossy(&content[..left]).into_owned();
                 self.lives[life].cut = true;
+                self.lives[life].lost += usize::from(*cut);
                 let lines = &mut self.lives[life].lines;
                 let (kept, cut): (Vec<_>, Vec<_>) = lines.iter().partition(|id| rest.contains(&text(**id)));
                 lines.clone_from(&kept);
+                // Of so many lines the ends are remembered one by one: what is kept before them is not read again.
+                if self.lives[life].lost > REMEMBERED {
+                    self.again.extend(kept);
+                }
                 // What nobody has read yet can be taken away without a trace.
-                self.again.extend(kept);
                 self.excused.extend(cut.iter().copied());
                 self.silent.extend(cut);
                 OpenOptions::new().write(true).open(&log).unwrap().set_len(left as u64).unwrap();
