@@ -145,6 +145,7 @@ pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>, host: Option<&Host
                 Ok(Some(start)) if start.role().is_some_and(|(r, _)| role.is_none_or(|asked| asked == r)) => {
                     found.push((false, 3, start));
                 }
+                Ok(Some(start)) if start.role().is_none() => out.blind.extend(start.warnings),
                 Ok(_) => {}
                 Err(reason) => {
                     let detail = format!("cannot be read: {reason}; K3s' command line may stand there");
