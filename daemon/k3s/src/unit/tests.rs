@@ -56,6 +56,24 @@ fn a_unit_that_cannot_be_read_is_said() {
 }
 
 #[test]
+fn a_unit_with_a_root_of_its_own_shows_k3s_other_files() {
+    let found = |lines: &str| {
+        let unit = format!("[Service]\n{lines}ExecStart=/usr/local/bin/k3s server\n");
+        find(&MemoryFiles::new().file("/etc/systemd/system/k3s.service", unit), None, None)
+    };
+    for lines in
+        ["RootDirectory=/srv/k3s\n", "RootImage=/srv/k3s.raw\n", "RootDirectory=/\nRootImage=/a\nRootDirectory=\n"]
+    {
+        let found = found(lines);
+        assert!(found.start.is_none(), "{lines}");
+        assert!(found.blind[0].detail.contains("not known"), "{lines}");
+    }
+    for lines in ["RootDirectory=/\n", "RootDirectory=/srv/k3s\nRootDirectory=\n"] {
+        assert!(found(lines).start.is_some(), "{lines}");
+    }
+}
+
+#[test]
 fn an_openrc_script_that_starts_k3s_in_a_way_that_cannot_be_told_is_said() {
     let script = "#!/sbin/openrc-run\ncommand=/usr/sbin/chroot\ncommand_args=\"/srv /usr/local/bin/k3s server\"\n";
     let found = find(&MemoryFiles::new().file("/etc/init.d/k3s", script), None, None);
