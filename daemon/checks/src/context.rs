@@ -219,6 +219,11 @@ impl<'a> Context<'a> {
         copied.map_or(path, String::as_str)
     }
 
+    /// The flag that names the kubelet a file of its own, beneath the drop-ins.
+    pub(crate) fn kubelet_config_file(&self) -> Result<Option<&'a Setting>, String> {
+        self.file_flag_of("kubelet", "config")
+    }
+
     /// The kubelet's configuration, leaf by leaf: the file its flag `--config` names, and the drop-ins laid over it.
     /// `Ok(None)`: this K3s passes flags only.
     pub(crate) fn kubelet_leaves(
@@ -227,7 +232,7 @@ impl<'a> Context<'a> {
     ) -> Result<Option<BTreeMap<String, Setting>>, Unseen> {
         let mut merged = Value::Object(serde_json::Map::new());
         let mut leaves: BTreeMap<String, Setting> = BTreeMap::new();
-        let base = self.file_flag_of("kubelet", "config")?;
+        let base = self.kubelet_config_file()?;
         if let Some(Setting { value: path, .. }) = base {
             if !path.starts_with('/') {
                 return Err(format!("the kubelet's --config is {path}: relative to what, is not known").into());
@@ -281,7 +286,7 @@ impl<'a> Context<'a> {
             match dropin {
                 Observation::Value { value } => {
                     defaults |= path.ends_with("/00-k3s-defaults.conf");
-                    patch(&mut merged, value, "", place, &mut leaves, 0);
+                    patch(&mut merged, &as_laid_over(value), "", place, &mut leaves, 0);
                 }
                 Observation::Absent => {}
                 Observation::Unreadable { reason } => return Err(format!("{place} cannot be read: {reason}").into()),
@@ -492,6 +497,17 @@ pub(crate) fn version(text: Option<&str>) -> Option<(u32, u32, u32)> {
 
 /// Deepest level of a drop-in that is looked at; the kubelet's own configuration has five.
 const MAX_DEPTH: usize = 16;
+
+/// A drop-in as the kubelet lays it over what comes before: a zero of this field gets lost on the way.
+fn as_laid_over(dropin: &Value) -> Cow<'_, Value> {
+    let mut dropin = Cow::Borrowed(dropin);
+    if dropin.get("readOnlyPort").and_then(Value::as_i64) == Some(0)
+        && let Some(map) = dropin.to_mut().as_object_mut()
+    {
+        map.remove("readOnlyPort");
+    }
+    dropin
+}
 
 /// Lays a drop-in over what is merged so far, as a JSON merge patch, and keeps which file set each leaf.
 fn patch(

@@ -198,6 +198,9 @@ fn kubelet_found(ctx: Context<'_>, flag: Option<&str>, leaf: Option<&str>, optio
         .collect()
 }
 
+/// The kubelet's port without authentication.
+const READ_ONLY_PORT: &str = "readOnlyPort";
+
 fn from_dropins(ctx: Context<'_>, leaf: Option<&str>, option: Option<&str>) -> Found {
     let Some(leaf) = leaf else { return Found::Absent };
     let leaves = match ctx.kubelet_leaves(ctx.kubelet_dropins().as_deref()) {
@@ -211,8 +214,15 @@ fn from_dropins(ctx: Context<'_>, leaf: Option<&str>, option: Option<&str>) -> F
             };
         }
     };
-    // The kubelet drops a zero from this field when it lays its files together: only a flag can close the port.
-    let setting = leaves.get(leaf).filter(|s| !(leaf == "readOnlyPort" && s.value == "0"));
+    let setting = leaves.get(leaf);
+    // Without such a file the kubelet opens this port by itself, and no drop-in can close it: a zero there is lost.
+    if leaf == READ_ONLY_PORT
+        && setting.is_none()
+        && let Ok(Some(file)) = ctx.kubelet_config_file()
+    {
+        let closed = Evidence::at(&file.value, "sets no readOnlyPort: the default of such files is 0");
+        return Found::Values(vec![Setting::new("0", closed)]);
+    }
     match option {
         // K3s writes the option into its own file at the next start; what another drop-in says comes after it.
         Some(option) if setting.is_none_or(|s| s.evidence.layer.as_deref() == Some("k3s-default")) => {

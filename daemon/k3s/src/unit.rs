@@ -145,6 +145,7 @@ pub(crate) fn find(files: &dyn NodeFiles, role: Option<Role>, host: Option<&Host
                 Ok(Some(start)) if start.role().is_some_and(|(r, _)| role.is_none_or(|asked| asked == r)) => {
                     found.push((false, 3, start));
                 }
+                Ok(Some(start)) if start.role().is_none() => out.blind.extend(start.warnings),
                 Ok(_) => {}
                 Err(reason) => {
                     let detail = format!("cannot be read: {reason}; K3s' command line may stand there");
@@ -338,10 +339,20 @@ fn apply(files: &dyn NodeFiles, unit: Unit<'_>, settings: Vec<Setting>, start: &
     let mut env_files: Vec<Setting> = Vec::new();
     let mut unset: Vec<Setting> = Vec::new();
     let mut oneshot = false;
+    let mut root: Option<Setting> = None;
     for setting in settings {
         let list = match setting.key.as_str() {
             "Type" => {
                 oneshot = setting.value.iter().map(|(c, _)| *c).collect::<String>().trim() == "oneshot";
+                continue;
+            }
+            "RootDirectory" | "RootImage" => {
+                let text: String = setting.value.iter().map(|(c, _)| *c).collect();
+                if matches!(text.trim(), "" | "/") {
+                    root = root.filter(|old| old.key != setting.key);
+                } else {
+                    root = Some(setting);
+                }
                 continue;
             }
             "ExecStart" => &mut commands,
@@ -392,6 +403,11 @@ fn apply(files: &dyn NodeFiles, unit: Unit<'_>, settings: Vec<Setting>, start: &
                 start.environment.remove(key);
             }
         }
+    }
+    if let Some(root) = root {
+        let detail = format!("{}=: the files K3s sees are not those looked at here, and not known", root.key);
+        start.warn(&root.path, Some(root.line), detail);
+        return;
     }
     let mut commands = commands.into_iter();
     let Some(command) = commands.next() else { return };

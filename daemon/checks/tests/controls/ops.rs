@@ -101,6 +101,23 @@ fn versions_that_differ_are_unknown_unless_all_give_the_same() {
         Observation::from(serde_json::json!({"readOnlyPort": 0})),
     );
     assert_eq!(status(&snap, "kubelet-read-only-port"), Fail);
+    // A file the kubelet itself is given brings the defaults of such files, and there the port is closed.
+    set_flag(&mut snap, "kubelet", "config", &["/etc/k.yaml"]);
+    assert_eq!(status(&snap, "kubelet-read-only-port"), Unknown, "a file that was not looked at");
+    for (file, wanted) in [
+        (serde_json::json!({"maxPods": 50}), Pass),
+        (serde_json::json!({"readOnlyPort": 0}), Pass),
+        (serde_json::json!({"readOnlyPort": 10255}), Fail),
+    ] {
+        snap.kubelet_configs.insert("/etc/k.yaml".to_owned(), Observation::from(file.clone()));
+        assert_eq!(status(&snap, "kubelet-read-only-port"), wanted, "{file}");
+    }
+    snap.kubelet_configs.insert("/etc/k.yaml".to_owned(), Observation::from(serde_json::json!({"maxPods": 50})));
+    snap.kubelet_dropins.insert(
+        format!("{DATA}/agent/etc/kubelet.conf.d/40-port.conf"),
+        Observation::from(serde_json::json!({"readOnlyPort": 10255})),
+    );
+    assert_eq!(status(&snap, "kubelet-read-only-port"), Fail, "a later zero is lost");
 }
 
 #[test]

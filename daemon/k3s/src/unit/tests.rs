@@ -56,6 +56,32 @@ fn a_unit_that_cannot_be_read_is_said() {
 }
 
 #[test]
+fn a_unit_with_a_root_of_its_own_shows_k3s_other_files() {
+    let found = |lines: &str| {
+        let unit = format!("[Service]\n{lines}ExecStart=/usr/local/bin/k3s server\n");
+        find(&MemoryFiles::new().file("/etc/systemd/system/k3s.service", unit), None, None)
+    };
+    for lines in
+        ["RootDirectory=/srv/k3s\n", "RootImage=/srv/k3s.raw\n", "RootDirectory=/\nRootImage=/a\nRootDirectory=\n"]
+    {
+        let found = found(lines);
+        assert!(found.start.is_none(), "{lines}");
+        assert!(found.blind[0].detail.contains("not known"), "{lines}");
+    }
+    for lines in ["RootDirectory=/\n", "RootDirectory=/srv/k3s\nRootDirectory=\n"] {
+        assert!(found(lines).start.is_some(), "{lines}");
+    }
+}
+
+#[test]
+fn an_openrc_script_that_starts_k3s_in_a_way_that_cannot_be_told_is_said() {
+    let script = "#!/sbin/openrc-run\ncommand=/usr/sbin/chroot\ncommand_args=\"/srv /usr/local/bin/k3s server\"\n";
+    let found = find(&MemoryFiles::new().file("/etc/init.d/k3s", script), None, None);
+    assert!(found.start.is_none());
+    assert_eq!(found.blind[0].path.as_deref(), Some("/etc/init.d/k3s"));
+}
+
+#[test]
 fn openrc_scripts_are_read_too() {
     let script = "#!/sbin/openrc-run\nsupervisor=supervise-daemon\ncommand=\"/usr/local/bin/k3s\"\ncommand_args=\"server \\\n\
                   \t'--tls-san' \\\n\t'a\\$b' \\\n    >>/var/log/k3s.log 2>&1\"\n";
@@ -102,7 +128,21 @@ fn programs_before_k3s_are_no_part_of_its_command_line() {
     for command in ["/bin/sh -c 'k3s server $$ARGS'", "/bin/sh -c 'sleep 5; k3s server'", "/bin/bash -lc 'k3s agent'"] {
         assert_eq!(started(command).0, [""; 0], "{command}");
     }
-    // An argument that is called like K3s is none.
+    // Nor what K3s sees behind programs that show it other files or variables.
+    for command in [
+        "/usr/sbin/chroot /srv/root /usr/local/bin/k3s server",
+        "/usr/bin/nice /usr/sbin/chroot /srv/root /bin/sh -c 'exec /usr/local/bin/k3s server'",
+        "/usr/bin/nsenter -t 1 -m /usr/local/bin/k3s server",
+        "/usr/bin/env -S 'K3S_CONFIG_FILE=/x.yaml /usr/local/bin/k3s' server",
+        "/usr/bin/env -iS 'A=b' /usr/local/bin/k3s server",
+        "/usr/bin/env --split-string=K3S_DEBUG=1 /usr/local/bin/k3s server",
+        "/usr/bin/docker run rancher/k3s:v1.36.2-k3s1 server",
+    ] {
+        assert_eq!(started(command).0, [""; 0], "{command}");
+    }
+    // An argument that is called like K3s, or like one of those programs, is none.
+    let named = "/usr/local/bin/k3s server --node-name chroot --node-label su";
+    assert_eq!(started(named).0.len(), 6);
     let named = "/usr/local/bin/k3s server --node-name k3s --node-label k3s=server";
     assert_eq!(started(named).0.first().map(String::as_str), Some("/usr/local/bin/k3s"));
 }

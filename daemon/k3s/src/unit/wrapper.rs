@@ -7,12 +7,42 @@ use crate::words::{Word, chars, split_shell};
 /// What a shell does more with a command than to cut it into words.
 const OF_THE_SHELL: &[char] = &['$', '`', ';', '&', '|', '<', '>', '(', ')', '{', '}', '*', '?', '[', '~', '#', '\n'];
 
+/// Programs that show what they start other files or other variables than those read here.
+const ELSEWHERE: &[&str] = &[
+    "bwrap",
+    "chroot",
+    "ctr",
+    "doas",
+    "docker",
+    "machinectl",
+    "nerdctl",
+    "nsenter",
+    "podman",
+    "proot",
+    "runuser",
+    "schroot",
+    "ssh",
+    "su",
+    "sudo",
+    "switch_root",
+    "systemd-nspawn",
+    "systemd-run",
+    "unshare",
+];
+
 /// Leaves K3s and its arguments of a command line. What cannot be decided stays as it is.
 pub(super) fn take_off(start: &mut Start) {
     if let Some(words) = of_shell(&start.words) {
         start.words = words;
     }
-    let Some(at) = program(&start.words) else { return };
+    let found = program(&start.words);
+    let from = found.or_else(|| start.role().map(|(_, at)| at)).unwrap_or_default();
+    if let Some(by) = elsewhere(start.words.get(..from).unwrap_or_default()) {
+        start.warn_whole(&format!("starts K3s through {by}: the files and variables K3s sees are not known"));
+        start.words.clear();
+        return;
+    }
+    let Some(at) = found else { return };
     let rest = start.words.split_off(at);
     let before = std::mem::replace(&mut start.words, rest);
     environment(start, &before);
@@ -24,6 +54,22 @@ pub(super) fn may_start_k3s(start: &Start) -> bool {
         let words: Vec<&str> = word.text.split_whitespace().collect();
         words.iter().any(|word| name(word) == "k3s") && words.iter().any(|word| matches!(*word, "server" | "agent"))
     })
+}
+
+/// The program before K3s that decides what K3s sees.
+fn elsewhere(before: &[(Word, String)]) -> Option<&'static str> {
+    if before.first().is_none_or(|(word, _)| is_k3s(&word.text)) {
+        return None;
+    }
+    let mut words = before.iter().map(|(word, _)| word.text.as_str());
+    let program = |word: &str| ELSEWHERE.iter().copied().find(|program| *program == name(word));
+    if let Some(program) = words.clone().find_map(program) {
+        return Some(program);
+    }
+    // It cuts a word into words by rules of its own.
+    let splits =
+        |word: &str| word.starts_with("--s") || word.starts_with('-') && !word.starts_with("--") && word.contains('S');
+    (words.any(|word| name(word) == "env") && words.any(splits)).then_some("env -S")
 }
 
 fn name(word: &str) -> &str {
