@@ -162,7 +162,7 @@ fn kills_and_rotations_change_nothing_of_what_is_detected() {
                 thread::sleep(Duration::from_millis(2));
             }
             // Far in the future, and often enough to be believed: every window ends, so that all counts are final.
-            let end = Timestamp::now() + SignedDuration::from_hours(24 * 30);
+            let end = Timestamp::now() + SignedDuration::from_hours(24 * 31);
             let closer =
                 json!({"user": {"username": "closer"}, "objectRef": {"resource": "secrets", "apiVersion": "v1"}});
             for _ in 0..CLOSERS {

@@ -70,12 +70,16 @@ fn group(entry: &Value) -> Result<EncryptionGroup, DocumentError> {
         let Some((kind, body)) = item.as_object().filter(|o| o.len() == 1).and_then(|o| o.iter().next()) else {
             return Err(DocumentError::shape("every provider must be a map with one key"));
         };
-        let key_names = match body.get("keys") {
+        let key_names: Vec<String> = match body.get("keys") {
             Some(Value::Array(keys)) => {
                 keys.iter().map(|key| key.get("name").and_then(Value::as_str).unwrap_or_default().to_owned()).collect()
             }
             _ => Vec::new(),
         };
+        // The API server refuses such a file (apiserver/pkg/apis/apiserver/validation).
+        if key_names.is_empty() && matches!(kind.as_str(), "aescbc" | "aesgcm" | "secretbox") {
+            return Err(DocumentError::shape(format!("{kind} needs keys")));
+        }
         providers.push(Provider { kind: kind.clone(), key_names });
     }
     Ok(EncryptionGroup { resources, providers })

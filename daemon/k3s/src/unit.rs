@@ -332,6 +332,24 @@ fn finish_line(logical: Chars, path: &str, section: &mut String, settings: &mut 
     settings.push(Setting { key: key.trim().to_owned(), value: rest, path: path.to_owned(), line });
 }
 
+/// Whether a mount of a unit (systemd.exec(5): `[-]SOURCE[:PLACE[:OPTIONS]]`, and `PLACE[:OPTIONS]` of a file system in
+/// memory) puts other files where K3s' may be. What lies on the node's volatile places is none of them.
+fn puts_other_files(setting: &Setting) -> bool {
+    const VOLATILE: [&str; 5] = ["/dev", "/proc", "/sys", "/run", "/tmp"];
+    let (words, good) = split_systemd(&setting.value);
+    !good
+        || words.iter().any(|word| {
+            let mut parts = word.text.split(':');
+            let source = parts.next().unwrap_or_default().trim_start_matches('-');
+            let place = match setting.key.as_str() {
+                "TemporaryFileSystem" => source,
+                _ => parts.next().filter(|place| *place != source).unwrap_or_default(),
+            };
+            let top = place.split('/').nth(1).map(|top| format!("/{top}")).unwrap_or_default();
+            !place.is_empty() && !VOLATILE.contains(&top.as_str())
+        })
+}
+
 fn apply(files: &dyn NodeFiles, unit: Unit<'_>, settings: Vec<Setting>, start: &mut Start) {
     let is_blank = |s: &Setting| s.value.iter().all(|(c, _)| c.is_whitespace());
     let mut commands: Vec<Setting> = Vec::new();
@@ -340,6 +358,7 @@ fn apply(files: &dyn NodeFiles, unit: Unit<'_>, settings: Vec<Setting>, start: &
     let mut unset: Vec<Setting> = Vec::new();
     let mut oneshot = false;
     let mut root: Option<Setting> = None;
+    let mut mounts: Vec<Setting> = Vec::new();
     for setting in settings {
         let list = match setting.key.as_str() {
             "Type" => {
@@ -355,6 +374,7 @@ fn apply(files: &dyn NodeFiles, unit: Unit<'_>, settings: Vec<Setting>, start: &
                 }
                 continue;
             }
+            "BindPaths" | "BindReadOnlyPaths" | "TemporaryFileSystem" => &mut mounts,
             "ExecStart" => &mut commands,
             "Environment" => &mut assignments,
             "EnvironmentFile" => &mut env_files,
@@ -363,11 +383,13 @@ fn apply(files: &dyn NodeFiles, unit: Unit<'_>, settings: Vec<Setting>, start: &
         };
         // An empty assignment throws away what was gathered.
         if is_blank(&setting) {
-            list.clear();
+            let key = setting.key;
+            list.retain(|old| old.key != key);
         } else {
             list.push(setting);
         }
     }
+    root = root.or_else(|| mounts.into_iter().find(puts_other_files));
     for setting in assignments {
         let (words, good) = split_systemd(&setting.value);
         if !good {

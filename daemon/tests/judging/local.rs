@@ -106,7 +106,7 @@ fn what_is_wrong_is_told_by_file_line_and_key_and_stops_nothing_else() {
         (
             "d.yaml",
             "\n- id: x\n  title: X\n  source: file-mode\n  what: /etc/x\n  expected: {op: mode_at_most, value: 600}\n",
-            vec![":6: expected: the value of mode_at_most is no octal mode"],
+            vec![":6: expected.value: mode_at_most compares with one text; write it in quotes"],
         ),
         (
             "e.yaml",

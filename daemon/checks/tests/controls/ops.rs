@@ -388,6 +388,17 @@ fn certificates_have_sound_keys_and_dates() {
 }
 
 #[test]
+fn an_encryption_configuration_without_keys_is_none() {
+    for kind in ["aescbc", "aesgcm", "secretbox"] {
+        let text = format!(
+            r#"{{"kind":"EncryptionConfiguration","resources":[{{"resources":["secrets"],"providers":[{{"{kind}":{{"keys":[]}}}}]}}]}}"#
+        );
+        let error = EncryptionConfig::parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(&format!("{kind} needs keys")), "{error}");
+    }
+}
+
+#[test]
 fn encryption() {
     let path = format!("{DATA}/server/cred/encryption-config.json");
     let parse = |providers: &str| {
@@ -405,8 +416,8 @@ fn encryption() {
     for (providers, wanted) in [
         (format!("{},{{\"identity\":{{}}}}", aescbc("k")), Pass),
         (format!("{{\"identity\":{{}}}},{}", aescbc("k")), Fail),
-        ("{\"secretbox\":{\"keys\":[]}}".to_owned(), Pass),
-        ("{\"aesgcm\":{\"keys\":[]}}".to_owned(), Fail),
+        (aescbc("k").replace("aescbc", "secretbox"), Pass),
+        (aescbc("k").replace("aescbc", "aesgcm"), Fail),
     ] {
         snap.encryption_configs.insert(path.clone(), Observation::from(parse(&providers)));
         assert_eq!(status(&snap, "apiserver-encryption-provider-strong"), wanted, "{providers}");

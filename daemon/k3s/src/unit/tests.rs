@@ -68,7 +68,19 @@ fn a_unit_with_a_root_of_its_own_shows_k3s_other_files() {
         assert!(found.start.is_none(), "{lines}");
         assert!(found.blind[0].detail.contains("not known"), "{lines}");
     }
-    for lines in ["RootDirectory=/\n", "RootDirectory=/srv/k3s\nRootDirectory=\n"] {
+    for lines in [
+        "BindPaths=/srv/other:/etc/rancher\n",
+        "BindReadOnlyPaths=/run -/srv/x:/var/lib:rbind\n",
+        "TemporaryFileSystem=/etc:ro\n",
+    ] {
+        assert!(found(lines).start.is_none(), "{lines}");
+    }
+    for lines in [
+        "RootDirectory=/\n",
+        "RootDirectory=/srv/k3s\nRootDirectory=\n",
+        "BindPaths=/srv /data:/data /srv/x:/run/x\nTemporaryFileSystem=/tmp:size=1M\n",
+        "BindPaths=/srv/other:/etc/rancher\nBindPaths=\n",
+    ] {
         assert!(found(lines).start.is_some(), "{lines}");
     }
 }
