@@ -58,7 +58,6 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
     let policy = policy(args.benchmark.as_deref())?;
     let host = args.node.host(args.at)?;
     let local = local(args, &host, &policy)?;
-    step_done();
     let memory = Memory::none();
     let ask = Ask { role: args.role.role(), memory: &memory, catalogue: &local.policy.catalogue };
     let mut report = judged(&host, &source::observe_settled(&host, &ask), &local.policy);
@@ -117,14 +116,15 @@ pub fn scan(host: &Host, ask: &Ask<'_>, policy: &Policy) -> Report {
 }
 
 fn judged(host: &Host, seen: &Seen, policy: &Policy) -> Report {
-    step_done();
+    looked();
     let verdicts = picket_checks::evaluate(&seen.snapshot, policy);
     Report { node: describe(host, seen), verdicts, waived: BTreeMap::new(), benchmark: policy.benchmark.clone() }
 }
 
-/// Gives back what the program needed for one step and not for the next, so that the most a scan takes at once is that
-/// of its largest step and not of all of them. Where the kernel does not do it, the scan is none the worse.
-fn step_done() {
+/// Gives back what the program needed to look and does not need to judge, so that the most a scan takes at once is that
+/// of one of the two. Once only, since what is needed again costs time. Where the kernel does not do it, the scan is none
+/// the worse.
+fn looked() {
     if let Err(error) = resident::let_go() {
         tracing::debug!(%error, "pages of the program stay in memory");
     }
