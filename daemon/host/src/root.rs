@@ -14,7 +14,8 @@ use rustix::io::Errno;
 use crate::walk::open_by_steps;
 use crate::{HostError, Kind, Meta, ReadError};
 
-/// How often the kernel's "try again" is obeyed: it comes when something was renamed during a look-up with `..`.
+/// How often the kernel's "try again" is obeyed: it comes when anything was renamed or mounted on the whole machine
+/// during a look-up with `..`, so on a busy one as often as it is asked.
 const AGAIN: u32 = 16;
 
 /// Who keeps a look-up inside the root.
@@ -68,7 +69,11 @@ impl Root {
         let flags = flags | OFlags::CLOEXEC;
         let path = named(path);
         Ok(match self.way {
-            Way::Kernel => open_by_kernel(self.fd.as_fd(), &path, flags),
+            Way::Kernel => match open_by_kernel(self.fd.as_fd(), &path, flags) {
+                // A machine that renames without pause must not make its files unreadable.
+                Err(Errno::AGAIN) => open_by_steps(self.fd.as_fd(), &path, flags),
+                done => done,
+            },
             Way::Steps => open_by_steps(self.fd.as_fd(), &path, flags),
         }?)
     }

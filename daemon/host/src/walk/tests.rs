@@ -13,7 +13,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::open_by_steps;
-use crate::root::open_by_kernel;
+use crate::root::{Root, open_by_kernel};
 
 fn folder(path: &Path) -> OwnedFd {
     rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap()
@@ -25,11 +25,11 @@ fn seen(opened: Result<OwnedFd, Errno>) -> Result<(u64, u64, u32), Errno> {
     Ok((stat.st_dev, stat.st_ino, stat.st_mode))
 }
 
-/// None where this machine has no `openat2` to compare with.
+/// None where this machine has no `openat2` to compare with, or is too busy renaming for an answer.
 fn both(root: &OwnedFd, path: &Path, flags: OFlags) -> Option<(Seen, Seen)> {
     let flags = flags | OFlags::CLOEXEC;
     let kernel = open_by_kernel(root.as_fd(), path, flags);
-    if matches!(kernel, Err(Errno::NOSYS)) {
+    if matches!(kernel, Err(Errno::NOSYS | Errno::AGAIN)) {
         return None;
     }
     Some((seen(kernel), seen(open_by_steps(root.as_fd(), path, flags))))
@@ -271,6 +271,34 @@ fn a_folder_without_the_right_to_search_stops_the_walk_as_it_stops_the_kernel() 
         same(&root, path);
     }
     fs::set_permissions(&shut, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn a_machine_that_renames_without_pause_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let top = dir.path().join("root");
+    fs::create_dir_all(top.join("folder")).unwrap();
+    fs::write(top.join("file"), "x").unwrap();
+    // Every `..` is a place where the kernel may say "try again".
+    symlink("folder/../".repeat(300) + "file", top.join("long")).unwrap();
+    let root = Root::open(&top).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for name in ["one", "two"] {
+            let (here, there) = (dir.path().join(name), dir.path().join(name).with_extension("away"));
+            fs::write(&here, "x").unwrap();
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    fs::rename(&here, &there).unwrap();
+                    fs::rename(&there, &here).unwrap();
+                }
+            });
+        }
+        let refused: Vec<_> = (0..5_000).filter_map(|_| root.at(Path::new("/long"), OFlags::PATH).err()).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(refused.is_empty(), "{} times {:?}", refused.len(), refused.first());
+    });
 }
 
 #[test]
