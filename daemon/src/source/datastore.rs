@@ -14,6 +14,7 @@
 
 mod copy;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,10 @@ const LARGEST: u64 = 3 * 1024 * 1024;
 const INDEX_PAUSE: Duration = Duration::from_millis(1);
 /// How often a database that changes under the reader is read anew.
 const ATTEMPTS: u32 = 3;
-/// A database in use changes with every lease: it is read again no sooner than this, whatever changed.
+/// The first bytes of every database (<https://www.sqlite.org/fileformat.html>, 1.3).
+const HEADER: &[u8; 16] = b"SQLite format 3\0";
+/// A database in use changes with every lease: it is read again no sooner than this, whatever changed, as long as it is
+/// a database and the same one.
 const PAUSE: Duration = Duration::from_secs(60);
 /// Nor sooner than so many times what the last reading took: it stays below a thousandth of the time.
 const PAUSE_FACTOR: u32 = 1000;
@@ -56,9 +60,11 @@ struct Reading {
 }
 
 impl Reading {
-    fn counts(&self, files: &Files, known: &[String], now: Instant) -> bool {
+    fn counts(&self, host: &Host, files: &Files, known: &[String], now: Instant) -> bool {
         let young = now.saturating_duration_since(self.at) < PAUSE.max(self.took.saturating_mul(PAUSE_FACTOR));
-        self.known == known && (self.files == *files || (young && self.files.is_of_one_database(files)))
+        self.known == known
+            && (self.files == *files
+                || (young && self.files.is_of_one_database(files) && files.are_of_a_database(host)))
     }
 }
 
@@ -90,7 +96,7 @@ fn look(host: &Host, path: &str, known: &[String], kept: &mut Kept) -> Observati
             Err(Refused::Host(reason)) => return Some(observation(Err(reason))),
             Err(other) => return Some(Observation::unreadable(other.to_string())),
         };
-        if let Some(reading) = kept.0.get(path).filter(|reading| reading.counts(&files, known, started)) {
+        if let Some(reading) = kept.0.get(path).filter(|reading| reading.counts(host, &files, known, started)) {
             return Some(Observation::from(reading.stored.clone()));
         }
         let read = match files.read(known, started + LONGEST) {
@@ -218,6 +224,13 @@ impl Files {
     /// Whether two looks show one database, be it written to in between.
     fn is_of_one_database(&self, other: &Self) -> bool {
         self.path == other.path && self.main.ino == other.main.ino && self.main.dev == other.main.dev
+    }
+
+    /// Whether the file begins as every SQLite database does: its user may have put something else in its place.
+    fn are_of_a_database(&self, host: &Host) -> bool {
+        let mut begin = [0; HEADER.len()];
+        let read = host.open_file(&self.inside).is_ok_and(|mut file| file.read_exact(&mut begin).is_ok());
+        read && begin == *HEADER
     }
 
     fn wal_inside(&self) -> PathBuf {

@@ -154,6 +154,20 @@ proptest! {
     }
 }
 
+/// Found by the property, which seldom hits this one file.
+#[test]
+fn a_database_that_is_overwritten_is_judged_anew() {
+    let node = Node::new(Profile::DefaultServer);
+    let folder = tempfile::tempdir().unwrap();
+    let mut watched = Watched::new(&node, &folder.path().join("watched"));
+    watched.look(Why::Whole, &Source::ALL.into());
+    node.sample.write("/var/lib/rancher/k3s/server/db/state.db", "{ not what it was").unwrap();
+    watched.look(Why::Hint, &Source::ALL.into());
+    let mut fresh = Watched::new(&node, &folder.path().join("fresh"));
+    fresh.look(Why::Whole, &Source::ALL.into());
+    assert_eq!(watched.open(), fresh.open());
+}
+
 #[test]
 fn one_file_leads_to_the_findings_that_depend_on_it_and_no_others() {
     let node = Node::new(Profile::HardenedServer);

@@ -379,6 +379,22 @@ fn what_is_no_datastore_is_unreadable_with_its_reason() {
 }
 
 #[test]
+fn what_is_put_in_the_place_of_a_database_is_seen_at_once() {
+    for garbage in [&b""[..], b"x", b"{ not what it was", &[7; 100_000]] {
+        let store = Store::new();
+        let db = store.writer();
+        put(&db, "secrets/a/a", false, PLAIN, None);
+        db.close().unwrap();
+        let (host, mut kept) = (store.host(), Kept::default());
+        assert!(look(&host, DB, &[], &mut kept).value().is_some());
+        // In place: the same file with another content.
+        fs::write(&store.path, garbage).unwrap();
+        let seen = look(&host, DB, &[], &mut kept);
+        assert!(matches!(seen, Observation::Unreadable { .. }), "{} bytes: {seen:?}", garbage.len());
+    }
+}
+
+#[test]
 fn every_cut_and_every_bit_flip_is_taken() {
     let store = Store::new();
     let db = store.writer();
