@@ -51,7 +51,7 @@ fn observe_everything(bencher: divan::Bencher<'_, '_>) {
 fn observe_one(bencher: divan::Bencher<'_, '_>, source: Source) {
     let bed = Bed::new();
     let mut seen = observe(&bed.host, &bed.ask());
-    bencher.bench_local(|| refresh(&bed.host, &bed.ask(), &mut seen, source));
+    bencher.bench_local(|| refresh(&bed.host, &bed.ask(), &mut seen, [source]));
 }
 
 #[divan::bench]

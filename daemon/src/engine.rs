@@ -392,11 +392,8 @@ impl Engine {
             after.snapshot.k3s_started_at = started;
             after.snapshot.running = running;
         }
-        for source in Source::ALL {
-            if source != Source::Config && sources.contains(&source) {
-                source::refresh(&self.host, &ask, &mut after, source);
-            }
-        }
+        let others = Source::ALL.into_iter().filter(|source| *source != Source::Config && sources.contains(source));
+        source::refresh(&self.host, &ask, &mut after, others);
         // Files opened for writing while we read count too.
         let mut open = open.clone();
         open.extend(self.hints.open());

@@ -96,9 +96,8 @@ impl Local {
     /// where a person on the command line says.
     pub fn read(built_in: &Policy, controls: (&Host, &Path), waivers: (&Host, &Path)) -> Self {
         let mut problems = Vec::new();
-        let (custom, catalogue) = custom(controls.0, controls.1, &built_in.catalogue, &mut problems);
         let mut policy = built_in.clone();
-        if custom > 0 {
+        if let Some(catalogue) = custom(controls.0, controls.1, &built_in.catalogue, &mut problems) {
             policy.catalogue = Arc::new(catalogue);
         }
         let waivers = Waivers::read(waivers.0, waivers.1, &policy.catalogue, &mut problems);
@@ -128,7 +127,8 @@ fn names(host: &Host, folder: &Path) -> Result<Vec<String>, ReadError> {
     Ok(names)
 }
 
-fn custom(host: &Host, folder: &Path, built_in: &Catalogue, problems: &mut Vec<Problem>) -> (usize, Catalogue) {
+/// The built-in controls with those of a folder's files; none if no file gives any that can be used.
+fn custom(host: &Host, folder: &Path, built_in: &Catalogue, problems: &mut Vec<Problem>) -> Option<Catalogue> {
     let mut all = Vec::new();
     let mut taken: BTreeSet<String> = built_in.controls().iter().map(|c| c.id.clone()).collect();
     taken.extend(OWN.map(str::to_owned));
@@ -169,24 +169,25 @@ fn custom(host: &Host, folder: &Path, built_in: &Catalogue, problems: &mut Vec<P
         all.extend(read.controls);
     }
     // A combination may name controls of any file; one that names none is left out, and with it what names it.
-    loop {
+    while !all.is_empty() {
         match built_in.extended(all.clone()) {
-            Ok(catalogue) => return (all.len(), catalogue),
+            Ok(catalogue) => return Some(catalogue),
             Err(error) => {
                 let picket_checks::CatalogueError::Wrong { id, what } = &error else {
                     problems.push(wrong(folder, "", 0, error.to_string()));
-                    return (0, built_in.clone());
+                    return None;
                 };
                 let path = origin.get(id).cloned().unwrap_or_else(|| folder.to_owned());
                 problems.push(wrong(&path, id, 0, format!("control {id}: {what}")));
                 let before = all.len();
                 all.retain(|control| control.id != *id);
                 if all.len() == before {
-                    return (0, built_in.clone());
+                    return None;
                 }
             }
         }
     }
+    None
 }
 
 /// Two problems under one key of one file are told apart by number: a finding speaks of one thing.

@@ -132,30 +132,32 @@ pub fn observe(host: &Host, ask: &Ask<'_>) -> Seen {
     let configuration = config::observe(host, ask, &mut snapshot);
     let (datastores, audit_logs) = (datastore::Kept::default(), audit_log::Kept::default());
     let mut seen = Seen { snapshot, configuration, datastores, audit_logs };
-    for source in Source::ALL {
-        if source != Source::Config {
-            refresh(host, ask, &mut seen, source);
-        }
-    }
+    refresh(host, ask, &mut seen, Source::ALL.into_iter().filter(|source| *source != Source::Config));
     seen
 }
 
-/// Looks at one source again, whole. [`Source::Config`] decides where the others look, so it re-reads them all.
-pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, source: Source) {
-    seen.snapshot.at = host.now();
-    let needs = needs(ask.catalogue, &seen.snapshot);
-    let snapshot = &mut seen.snapshot;
-    match source {
-        Source::Config => *seen = observe(host, ask),
-        Source::Files => files::observe(host, &needs, snapshot),
-        Source::Certificates => certificates::observe(host, &needs, snapshot),
-        Source::Tokens => tokens::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
-        Source::Sysctls => sysctls::observe_live(host, &needs, snapshot),
-        Source::PersistedSysctls => sysctls::observe_persisted(host, snapshot),
-        Source::Documents => documents::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
-        Source::AuditLog => audit_log::observe(host, &needs, ask.memory, &mut seen.audit_logs, snapshot),
-        Source::Datastore => datastore::observe(host, &needs, &mut seen.datastores, snapshot),
-        Source::Selinux => snapshot.selinux_enforcing = selinux(host),
+/// Looks at sources again, each whole. [`Source::Config`] decides where the others look, so it re-reads them all.
+pub fn refresh(host: &Host, ask: &Ask<'_>, seen: &mut Seen, sources: impl IntoIterator<Item = Source>) {
+    // None of the others changes what is needed.
+    let mut needs = needs(ask.catalogue, &seen.snapshot);
+    for source in sources {
+        seen.snapshot.at = host.now();
+        let snapshot = &mut seen.snapshot;
+        match source {
+            Source::Config => {
+                *seen = observe(host, ask);
+                needs = self::needs(ask.catalogue, &seen.snapshot);
+            }
+            Source::Files => files::observe(host, &needs, snapshot),
+            Source::Certificates => certificates::observe(host, &needs, snapshot),
+            Source::Tokens => tokens::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
+            Source::Sysctls => sysctls::observe_live(host, &needs, snapshot),
+            Source::PersistedSysctls => sysctls::observe_persisted(host, snapshot),
+            Source::Documents => documents::observe(host, &needs, &seen.configuration, ask.memory, snapshot),
+            Source::AuditLog => audit_log::observe(host, &needs, ask.memory, &mut seen.audit_logs, snapshot),
+            Source::Datastore => datastore::observe(host, &needs, &mut seen.datastores, snapshot),
+            Source::Selinux => snapshot.selinux_enforcing = selinux(host),
+        }
     }
 }
 

@@ -119,10 +119,10 @@ fn looking_again_at_one_source_sees_its_change_and_nothing_else() {
     let before = token(&seen.snapshot);
     node.sample.chmod(key, 0o644).unwrap();
     node.sample.rotate_token().unwrap();
-    refresh(&node.host, &node.ask(), &mut seen, Source::Files);
+    refresh(&node.host, &node.ask(), &mut seen, [Source::Files]);
     assert_eq!(mode(&seen.snapshot), Some(0o644));
     assert_eq!(token(&seen.snapshot), before, "tokens were not looked at");
-    refresh(&node.host, &node.ask(), &mut seen, Source::Tokens);
+    refresh(&node.host, &node.ask(), &mut seen, [Source::Tokens]);
     assert_ne!(token(&seen.snapshot), before);
 }
 

@@ -48,9 +48,11 @@ impl FilePattern {
 
     /// Whether a path is meant.
     pub fn matches(&self, path: &str) -> bool {
-        let pattern: Vec<&str> = self.0.split('/').collect();
-        let path: Vec<&str> = path.split('/').collect();
-        parts_match(&pattern, &path)
+        let Some(star) = self.0.find('*') else { return self.0 == path };
+        // Names before the first wildcard are compared as one text.
+        let fixed = self.0.get(..star).and_then(|head| head.rfind('/')).map_or(0, |slash| slash + 1);
+        let (head, tail) = self.0.split_at(fixed);
+        path.strip_prefix(head).is_some_and(|rest| parts_match(Some(tail), Some(rest)))
     }
 
     /// Whether a folder has to be listed to find all matches.
@@ -69,10 +71,9 @@ impl FilePattern {
         if self.is_deep() {
             return true;
         }
-        let depth = folder.split('/').count();
-        let head: Vec<&str> = self.0.split('/').take(depth).collect();
-        let whole = self.0.split('/').count();
-        depth < whole && parts_match(&head, &folder.split('/').collect::<Vec<_>>())
+        let mut names = self.0.split('/');
+        let fits = folder.split('/').all(|name| names.next().is_some_and(|pattern| name_matches(pattern, name)));
+        fits && names.next().is_some()
     }
 }
 
@@ -81,16 +82,21 @@ pub(crate) fn is_below(path: &str, folder: &str) -> bool {
     path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
-fn parts_match(pattern: &[&str], path: &[&str]) -> bool {
-    match pattern.split_first() {
-        None => path.is_empty(),
-        Some((&"**", [])) => !path.is_empty(),
-        Some((&"**", rest)) => (0..path.len()).any(|skip| path.get(skip..).is_some_and(|tail| parts_match(rest, tail))),
-        Some((first, rest)) => match path.split_first() {
-            Some((name, tail)) => name_matches(first, name) && parts_match(rest, tail),
-            None => false,
-        },
+/// Whether the rest of a path, if there is one, fits the rest of a pattern.
+fn parts_match(pattern: Option<&str>, path: Option<&str>) -> bool {
+    let Some((first, rest)) = pattern.map(next_name) else { return path.is_none() };
+    match (first, rest) {
+        ("**", None) => path.is_some(),
+        ("**", rest) => std::iter::successors(path, |tail| next_name(tail).1).any(|tail| parts_match(rest, Some(tail))),
+        (first, rest) => {
+            path.map(next_name).is_some_and(|(name, tail)| name_matches(first, name) && parts_match(rest, tail))
+        }
     }
+}
+
+/// The first name of a path, and what follows it.
+fn next_name(path: &str) -> (&str, Option<&str>) {
+    path.split_once('/').map_or((path, None), |(name, rest)| (name, Some(rest)))
 }
 
 /// A name against a pattern in which `*` stands for any run of characters.

@@ -1,5 +1,6 @@
 //! Listing folders and expanding patterns.
 
+use std::cmp::Ordering;
 use std::path::Path;
 
 use picket_model::name;
@@ -71,13 +72,16 @@ impl Host {
     /// # Errors
     /// [`ReadError::TooMany`] with more than `limit` names; `NotRegular` if it is no folder.
     pub fn list(&self, path: &Path, limit: usize) -> Result<Vec<Entry>, ReadError> {
-        let look = self.stat(path)?;
-        if look.kind != Kind::Folder {
-            return Err(ReadError::NotRegular(look.kind));
-        }
-        let fd = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK)?;
+        // With O_DIRECTORY nothing but a folder is opened, be it a device.
+        let fd = match self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NONBLOCK) {
+            Err(ReadError::Absent) => match self.stat(path)?.kind {
+                Kind::Folder => return Err(ReadError::Absent),
+                other => return Err(ReadError::NotRegular(other)),
+            },
+            opened => opened?,
+        };
         let mut entries = Vec::new();
-        for entry in Dir::read_from(&fd)? {
+        for entry in Dir::new(fd)? {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
@@ -114,72 +118,106 @@ impl Host {
             let fixed: Vec<&str> = parts.iter().copied().take_while(|part| !is_wild(part)).collect();
             matches.problem(&format!("/{}", fixed.join("/")), ReadError::TooMany { limit: MOST_MATCHES });
         }
-        matches.paths.sort_by_cached_key(|path| in_order(path));
+        matches.paths.sort_by(in_order);
         matches.paths.dedup();
-        matches.folders.sort_by_cached_key(|path| in_order(path));
+        matches.folders.sort_by(in_order);
         matches.folders.dedup();
         matches
     }
 
     fn expand(&self, folder: &str, parts: &[&str], depth: usize, matches: &mut Matches) {
-        let Some((first, rest)) = parts.split_first() else {
-            matches.paths.push(folder.to_owned());
-            return;
-        };
-        if !is_wild(first) {
-            let path = below(folder, first);
-            match self.lstat(path.as_ref()) {
-                Ok(_) => self.expand(&path, rest, depth, matches),
-                Err(ReadError::Absent) if rest.is_empty() => {
-                    // The name is missing; whether its folder is there decides what that means.
-                    if let Err(reason) = self.stat(folder.as_ref()) {
-                        matches.problem(folder, reason);
-                    }
-                }
-                Err(reason) => matches.problem(&path, reason),
-            }
+        let (fixed, rest) = parts.split_at(parts.iter().take_while(|part| !is_wild(part)).count());
+        let Some(folder) = self.fixed(folder, fixed, rest.is_empty(), matches) else { return };
+        if rest.is_empty() {
+            matches.paths.push(folder);
             return;
         }
-        let entries = match self.list(folder.as_ref(), MOST_ENTRIES) {
-            Ok(entries) => entries,
-            Err(reason) => return matches.problem(folder, reason),
-        };
-        matches.folders.push(folder.to_owned());
-        if *first == "**" && !rest.is_empty() {
-            self.expand(folder, rest, depth, matches);
+        match self.list(folder.as_ref(), MOST_ENTRIES) {
+            Ok(entries) => {
+                matches.folders.push(folder.clone());
+                self.among(&folder, &entries, rest, depth, matches);
+            }
+            Err(reason) => matches.problem(&folder, reason),
+        }
+    }
+
+    /// Where names without wildcards lead; none, and a problem or nothing, where one is not there.
+    fn fixed(&self, folder: &str, names: &[&str], last: bool, matches: &mut Matches) -> Option<String> {
+        if names.is_empty() {
+            return Some(folder.to_owned());
+        }
+        // One look-up if all is there; name by name it shows what is not.
+        let whole = below(folder, &names.join("/"));
+        if self.lstat(whole.as_ref()).is_ok() {
+            return Some(whole);
+        }
+        let mut here = folder.to_owned();
+        for (at, name) in names.iter().enumerate() {
+            let path = below(&here, name);
+            match self.lstat(path.as_ref()) {
+                Ok(_) => here = path,
+                Err(ReadError::Absent) if last && at + 1 == names.len() => {
+                    // The name is missing; whether its folder is there decides what that means.
+                    if let Err(reason) = self.stat(here.as_ref()) {
+                        matches.problem(&here, reason);
+                    }
+                    return None;
+                }
+                Err(reason) => {
+                    matches.problem(&path, reason);
+                    return None;
+                }
+            }
+        }
+        // It came into being in between.
+        Some(here)
+    }
+
+    /// Goes on with the entries of a folder; the first of the parts has a wildcard.
+    fn among(&self, folder: &str, entries: &[Entry], parts: &[&str], depth: usize, matches: &mut Matches) {
+        let Some((first, rest)) = parts.split_first() else { return };
+        if *first == "**" {
+            match rest.first() {
+                Some(next) if is_wild(next) => self.among(folder, entries, rest, depth, matches),
+                Some(_) => self.expand(folder, rest, depth, matches),
+                None => {}
+            }
         }
         for entry in entries {
             // One path more than are given says that there are more.
             if matches.is_full() {
                 return;
             }
-            let path = below(folder, &entry.name);
+            let path = || below(folder, &entry.name);
             if *first != "**" {
                 let fits = name_matches(first.as_bytes(), &name::bytes(entry.name.as_bytes()));
                 if fits && (rest.is_empty() || matches!(entry.kind, Kind::Folder | Kind::Link)) {
-                    self.expand(&path, rest, depth, matches);
+                    self.expand(&path(), rest, depth, matches);
                 }
                 continue;
             }
             if rest.is_empty() {
-                self.expand(&path, rest, depth, matches);
+                matches.paths.push(path());
             }
             // Links are not followed here: a link to a folder above would never end.
             if entry.kind != Kind::Folder {
                 continue;
             }
             if depth >= DEEPEST {
-                matches.problem(&path, ReadError::TooDeep { limit: DEEPEST });
+                matches.problem(&path(), ReadError::TooDeep { limit: DEEPEST });
             } else {
-                self.expand(&path, parts, depth + 1, matches);
+                self.expand(&path(), parts, depth + 1, matches);
             }
         }
     }
 }
 
-/// What paths are sorted by: their names as the kernel has them, from the root down.
-fn in_order(path: &str) -> Vec<Vec<u8>> {
-    name::bytes(path.as_bytes()).split(|byte| *byte == b'/').map(<[u8]>::to_vec).collect()
+/// The order of two paths: their names as the kernel has them, from the root down.
+fn in_order(one: &String, other: &String) -> Ordering {
+    let (one, other) = (name::bytes(one.as_bytes()), name::bytes(other.as_bytes()));
+    // A slash ends a name, so it comes before every byte a name can have.
+    let keys = |path: &u8| if *path == b'/' { 0 } else { *path };
+    one.iter().map(keys).cmp(other.iter().map(keys))
 }
 
 /// Whether a name fits a pattern of `*`, `?` and `[…]`. Linear in the name for each `*`: no pattern can make it

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,16 +56,19 @@ pub struct Args {
 /// # Errors
 /// [`Failure`].
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<Outcome, Failure> {
-    let policy = policy(args.benchmark.as_deref())?;
+    // The process ends with this: what holds thousands of small things is not taken apart before.
+    let policy = ManuallyDrop::new(policy(args.benchmark.as_deref())?);
     let host = args.node.host(args.at)?;
     let local = local(args, &host, &policy)?;
     let memory = Memory::none();
     let ask = Ask { role: args.role.role(), memory: &memory, catalogue: &local.policy.catalogue };
-    let mut report = judged(&host, &source::observe_settled(&host, &ask), &local.policy);
+    let seen = ManuallyDrop::new(source::observe_settled(&host, &ask));
+    let mut report = judged(&host, &seen, &local.policy);
     report.waived = local.overlay(&mut report.verdicts, report.node.at);
     if args.only_benchmark {
         report.keep_benchmark();
     }
+    let report = ManuallyDrop::new(report);
     report.print(args.output, Style::of_stdout(), out).map_err(Failure::output)?;
     Ok(match args.fail_on {
         Some(severity) if report.fails_at(severity) => Outcome::Findings,
