@@ -184,12 +184,6 @@ fn worst<'a>(verdicts: impl Iterator<Item = &'a Verdict>) -> BTreeMap<&'a str, S
 /// # Errors
 /// When `out` cannot be written.
 pub fn json(value: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
-    // The serializer writes every quote by itself: into memory that is nothing, through `dyn` it is a call.
-    let mut out = io::BufWriter::with_capacity(PIECE_BYTES, out);
-    serde_json::to_writer_pretty(&mut out, value).map_err(io::Error::from)?;
-    writeln!(out)?;
-    out.flush()
+    serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
+    writeln!(out)
 }
-
-/// How much is written at once.
-const PIECE_BYTES: usize = 32 << 10;
