@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -28,13 +29,28 @@ pub fn open(path: &Path, settings: DiskSettings) -> Result<SledStore, OpenError>
     opened
 }
 
-fn open_once(path: &Path, settings: DiskSettings) -> Result<SledStore, OpenError> {
-    let engine = match SledEngine::open(path, settings) {
-        // A snapshot that was cut off while being written makes sled refuse. It is not needed: the log holds it all.
-        Err(sled::Error::Corruption { .. }) if drop_unfinished_snapshots(path)? => SledEngine::open(path, settings),
-        opened => opened,
+/// How long a store that was just closed may still hold its lock: sled lets go of it in a thread of its own.
+const CLOSING: Duration = Duration::from_secs(2);
+/// How long to wait before it is asked for again.
+const CLOSING_PAUSE: Duration = Duration::from_millis(20);
+
+fn open_engine(path: &Path, settings: DiskSettings) -> Result<SledEngine, OpenError> {
+    let until = Instant::now() + CLOSING;
+    loop {
+        let opened = match SledEngine::open(path, settings) {
+            // A snapshot that was cut off while being written makes sled refuse. It is not needed: the log holds it all.
+            Err(sled::Error::Corruption { .. }) if drop_unfinished_snapshots(path)? => SledEngine::open(path, settings),
+            opened => opened,
+        };
+        match opened.map_err(|error| classify(path, error)) {
+            Err(OpenError::InUse { .. }) if Instant::now() < until => std::thread::sleep(CLOSING_PAUSE),
+            opened => return opened,
+        }
     }
-    .map_err(|error| classify(path, error))?;
+}
+
+fn open_once(path: &Path, settings: DiskSettings) -> Result<SledStore, OpenError> {
+    let engine = open_engine(path, settings)?;
     let damaged = |source: StoreError| OpenError::Damaged { path: path.to_owned(), source: Box::new(source) };
     match format_of(&engine).map_err(damaged)? {
         Format::Known => {}

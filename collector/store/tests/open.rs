@@ -15,6 +15,18 @@ fn settings() -> DiskSettings {
     DiskSettings { cache_bytes: 4 * 1024 * 1024, ..DiskSettings::default() }
 }
 
+/// The database itself, as soon as whoever closed it last has let go of it: sled does that in a thread of its own.
+fn raw(path: &Path) -> sled::Db {
+    loop {
+        match sled::open(path) {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 /// A store with one event.
 fn made(path: &Path) {
     let store = open(path, settings()).unwrap();
@@ -49,7 +61,7 @@ fn a_newer_store_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history");
     made(&path);
-    let db = sled::open(&path).unwrap();
+    let db = raw(&path);
     db.insert(b"\x01format", &2u32.to_be_bytes()).unwrap();
     drop(db);
     let error = open_or_set_aside(&path, settings(), at(0)).unwrap_err();
@@ -60,7 +72,7 @@ fn a_newer_store_is_left_alone() {
 fn a_foreign_database_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history");
-    let db = sled::open(&path).unwrap();
+    let db = raw(&path);
     db.insert(b"x", b"y").unwrap();
     drop(db);
     let error = open_or_set_aside(&path, settings(), at(0)).unwrap_err();
@@ -101,7 +113,7 @@ fn a_damaged_format_record_is_damage() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history");
     made(&path);
-    let db = sled::open(&path).unwrap();
+    let db = raw(&path);
     db.insert(b"\x01format", b"?").unwrap();
     drop(db);
     let (_, aside) = open_or_set_aside(&path, settings(), at(0)).unwrap();

@@ -261,6 +261,10 @@ impl Detector {
 
     /// The rule that says so when a body could not be read. Which bodies the others ask for is known only after them.
     fn unread(&self, view: &View<'_>, hits: &[usize]) -> Option<usize> {
+        for rule in hits.iter().filter_map(|at| self.rules.get(*at)) {
+            // How severe a hit is may hang on a body that the rule itself does not ask for.
+            let _ = rule.severity_of(view);
+        }
         let is = |rule: &Rule| rule.id == "audit-event-truncated" && rule.matches(view);
         let at = if view.is_unread() { self.rules.iter().position(is) } else { None };
         at.filter(|at| !hits.contains(at))

@@ -9,7 +9,7 @@ mod flags;
 mod query;
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::net::IpAddr;
 
 use rsigma_eval::EventValue;
@@ -37,6 +37,8 @@ pub(crate) struct View<'e> {
     request: OnceCell<Body>,
     response: OnceCell<Body>,
     patch: OnceCell<Body>,
+    /// More places were patched than are told.
+    places_cut: Cell<bool>,
     command: OnceCell<Option<String>>,
 }
 
@@ -56,6 +58,7 @@ impl<'e> View<'e> {
             request: OnceCell::new(),
             response: OnceCell::new(),
             patch: OnceCell::new(),
+            places_cut: Cell::new(false),
             command: OnceCell::new(),
         };
         view.flags = view.derive(first_final);
@@ -186,9 +189,16 @@ impl<'e> View<'e> {
         }
     }
 
+    fn patched(&self) -> Vec<String> {
+        let (places, cut) = self.request().map(patch::places).unwrap_or_default();
+        self.places_cut.set(self.places_cut.get() || cut);
+        places
+    }
+
     /// A rule asked for a body of which some part could not be read.
     pub(crate) fn is_unread(&self) -> bool {
-        [&self.request, &self.response, &self.patch].iter().any(|body| body.get().is_some_and(|body| body.cut))
+        let bodies = [&self.request, &self.response, &self.patch];
+        self.places_cut.get() || bodies.iter().any(|body| body.get().is_some_and(|body| body.cut))
     }
 
     /// The object that the request was about: what was sent, or for a patch what it produced.
@@ -386,9 +396,7 @@ impl<'e> View<'e> {
                 .body()
                 .and_then(|body| body::wildcard(body.get("rules")?))
                 .map_or(EventValue::Null, |reach| EventValue::Str(Cow::Borrowed(reach))),
-            "patched" => owned_list(
-                (self.verb() == Some("patch")).then(|| self.request().map(patch::places).unwrap_or_default()),
-            ),
+            "patched" => owned_list((self.verb() == Some("patch")).then(|| self.patched())),
             "csr.user" => owned_list(self.body().and_then(body::csr_subject).map(|(names, _)| names)),
             "csr.groups" => owned_list(self.body().and_then(body::csr_subject).map(|(_, groups)| groups)),
             "chart.outside_allowed" => owned_list(self.body().map(|body| self.refused_chart(body))),

@@ -18,8 +18,10 @@ const MAX_DEPTH: usize = 192;
 const BUDGET: usize = 12 * 1024 * 1024;
 /// Longest list whose members are counted.
 const MAX_COUNTED: usize = 1024;
-/// Most places that a patch is said to touch.
-const MAX_PLACES: usize = 4096;
+/// Bytes of memory that the places may take that a patch is said to touch: some 80,000 of usual length.
+const PLACES_BUDGET: usize = 6 * 1024 * 1024;
+/// What a place costs besides its text.
+const PLACE: usize = 48;
 /// Longest name of such a place, in bytes.
 const MAX_PLACE: usize = 1024;
 /// Where the members of a list are kept whose places are not known.
@@ -439,14 +441,13 @@ pub(crate) fn allows_all(sent: &Value) -> bool {
 }
 
 /// The places that a patch touches, as `/spec/taints`: the deepest objects' fields, of a JSON patch below the paths of
-/// its operations.
-pub(crate) fn places(patch: &Value) -> Vec<String> {
-    let mut out = Vec::new();
+/// its operations. Whether some were left out, too.
+pub(crate) fn places(patch: &Value) -> (Vec<String>, bool) {
+    let mut touched = Touched { place: String::new(), left: PLACES_BUDGET, found: Vec::new() };
     let Value::Array(patch) = patch else {
-        touched(patch, &mut String::new(), &mut out);
-        return out;
+        touched.by(patch);
+        return (touched.found, touched.left == 0);
     };
-    let mut place = String::new();
     for operation in operations(patch) {
         let fields: &[&str] = match text(operation, "op") {
             Some("add" | "replace" | "remove" | "copy") => &["path"],
@@ -454,39 +455,55 @@ pub(crate) fn places(patch: &Value) -> Vec<String> {
             _ => &[],
         };
         for steps in fields.iter().filter_map(|field| steps(operation, field)) {
-            place.clear();
-            let _ = steps.iter().try_for_each(|step| go_to(step, &mut place));
-            touched(operation.get("value").unwrap_or(&Value::Null), &mut place, &mut out);
+            touched.place.clear();
+            let _ = steps.iter().try_for_each(|step| touched.go_to(step));
+            touched.by(operation.get("value").unwrap_or(&Value::Null));
         }
     }
-    out
+    (touched.found, touched.left == 0)
 }
 
-fn go_to(step: &str, place: &mut String) -> Option<()> {
-    let fits = place.len() + step.len() < MAX_PLACE;
-    if fits {
-        place.push('/');
-        place.push_str(step);
-    }
-    fits.then_some(())
+/// Places that are collected for as long as memory is left.
+struct Touched {
+    /// Where the walk is.
+    place: String,
+    left: usize,
+    found: Vec<String>,
 }
 
-fn touched(value: &Value, place: &mut String, out: &mut Vec<String>) {
-    if out.len() >= MAX_PLACES {
-        return;
+impl Touched {
+    fn go_to(&mut self, step: &str) -> Option<()> {
+        let fits = self.place.len() + step.len() < MAX_PLACE;
+        if fits {
+            self.place.push('/');
+            self.place.push_str(step);
+        }
+        fits.then_some(())
     }
-    match value {
-        Value::Object(fields) if !fields.is_empty() => {
-            for (name, value) in fields {
-                let length = place.len();
-                match go_to(name, place) {
-                    Some(()) => touched(value, place, out),
-                    None if out.len() < MAX_PLACES => out.push(place.clone()),
-                    None => {}
+
+    fn here(&mut self) {
+        self.left = self.left.saturating_sub(PLACE + self.place.len());
+        if self.left > 0 {
+            self.found.push(self.place.clone());
+        }
+    }
+
+    fn by(&mut self, value: &Value) {
+        match value {
+            Value::Object(fields) if !fields.is_empty() => {
+                for (name, value) in fields {
+                    if self.left == 0 {
+                        return;
+                    }
+                    let length = self.place.len();
+                    match self.go_to(name) {
+                        Some(()) => self.by(value),
+                        None => self.here(),
+                    }
+                    self.place.truncate(length);
                 }
-                place.truncate(length);
             }
+            _ => self.here(),
         }
-        _ => out.push(place.clone()),
     }
 }

@@ -358,3 +358,24 @@ fn hostile_patches_cost_no_more_than_their_length() {
         assert!(took < Duration::from_secs(20), "{name} took {took:?}");
     }
 }
+
+#[test]
+fn a_change_is_not_hidden_behind_many_others() {
+    let labels = |below: String| {
+        let labels: serde_json::Map<String, Value> = (0..20_000).map(|n| (format!("l{n}"), "".into())).collect();
+        json!({"metadata": {below: labels}, "spec": {"taints": []}})
+    };
+    let add = |n| json!({"op": "add", "path": format!("/metadata/labels/l{n}"), "value": ""});
+    let mut operations: Vec<Value> = (0..9_000).map(add).collect();
+    operations.push(json!({"op": "remove", "path": "/spec/taints"}));
+    let nodes = object("nodes", "");
+    for (what, patch, told) in [
+        ("merge", labels("labels".to_owned()), "node-deleted-or-tampered"),
+        ("operations", Value::from(operations), "node-deleted-or-tampered"),
+        // Far more text in the places than in the patch: the way to each of them is long.
+        ("too many", labels("x".repeat(900)), "audit-event-truncated"),
+    ] {
+        let found = run(&[event("patch", &nodes, &patch.to_string(), None)]);
+        assert!(found.iter().any(|detection| detection.rule == told), "{what}: {found:?}");
+    }
+}
