@@ -72,10 +72,19 @@ fn every_event_is_reported_exactly_once_whoever_dies_when() {
     println!("{events} events, each exactly once");
 
     // Each listing was by a user of its own: none may be missing, none may be there twice.
-    let detections =
-        fleet.collector.get(&fleet.operator, &["detections", "--control", "secret-list-cluster-wide"]).unwrap();
-    let mut users: Vec<&str> = detections.iter().filter_map(|d| d["detection"]["user"].as_str()).collect();
-    users.sort_unstable();
+    let users = || -> Option<Vec<String>> {
+        let args = ["detections", "--control", "secret-list-cluster-wide"];
+        let detections = fleet.collector.get(&fleet.operator, &args).ok()?;
+        let user = |d: &serde_json::Value| Some(d["detection"]["user"].as_str()?.to_owned());
+        let mut users: Vec<String> = detections.iter().filter_map(user).collect();
+        users.sort_unstable();
+        Some(users)
+    };
+    // An outbox may be empty because the log was not read yet.
+    let users = picket_tests::wait::until("every listing is at the collector", || {
+        users().filter(|users| users.len() >= usize::try_from(listings).unwrap_or(usize::MAX))
+    })
+    .unwrap();
     let mut expected: Vec<String> = (1..=listings).map(|n| format!("mallory-{n}")).collect();
     expected.sort_unstable();
     assert_eq!(users, expected);
