@@ -9,6 +9,7 @@ mod components;
 mod effective;
 mod envfile;
 mod files;
+mod flag_names;
 mod journal;
 mod kubelet_config;
 mod merge;

@@ -8,6 +8,7 @@ use crate::argv::{Given, go_bool};
 use crate::components::KubeletArgs;
 use crate::effective::{Flags, Problem};
 use crate::files::NodeFiles;
+use crate::flag_names::refused;
 use crate::kubelet_config::KubeletConfig;
 use crate::traps::LOOKED_AT;
 use crate::version::K3sVersion;
@@ -64,6 +65,7 @@ pub(crate) fn judge(
         judged.looked_at(variants, problems);
         judged.together(problems);
     }
+    judged.arguments(problems);
     let no_kubelet = judged.role == Role::Server && judged.on("disable-agent").is_some();
     if !no_kubelet && variants.iter().any(|(v, _)| v.at_least(32, 0)) {
         judged.kubelet_files(problems);
@@ -153,6 +155,20 @@ impl Judged<'_> {
         {
             let detail = "`secrets-encryption-provider` is neither aescbc nor secretbox: K3s does not start";
             problems.push(refuse(given, detail));
+        }
+    }
+
+    /// Arguments at which a component ends.
+    fn arguments(&self, problems: &mut Vec<Problem>) {
+        let server = self.role == Role::Server;
+        let read = |name: &str| name != "kubelet-arg" && (server || name == "kube-proxy-arg");
+        for given in self.given.iter().filter(|g| g.known && read(&g.name)) {
+            problems.extend(refused(&given.name, &given.value).map(|detail| refuse(given, detail)));
+        }
+        // Of the kubelet's some are lost or taken by K3s itself.
+        for item in &self.args.kept {
+            let problem = |detail| Problem { path: item.path.clone(), line: item.line, detail };
+            problems.extend(refused("kubelet-arg", &item.text).map(problem));
         }
     }
 
