@@ -114,12 +114,9 @@ fn both_states(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<R
     if !control.source.is_configuration() && !of_policy && !of_etcd {
         return judge(Context::in_force(snapshot, policy), control, 0);
     }
-    let mut declared = judge(Context::declared(snapshot, policy), control, 0);
+    let declared = judge(Context::declared(snapshot, policy), control, 0);
     if snapshot.running.value().is_none() {
-        for row in &mut declared {
-            row.state = Some(State::Declared);
-        }
-        return declared;
+        return declared.into_iter().map(|row| on_disk_alone(snapshot, row)).collect();
     }
     let mut running = judge(Context::running(snapshot, policy), control, 0);
     // Of what is in force nothing is said where a file was changed since and what it held is not known.
@@ -134,7 +131,8 @@ fn both_states(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<R
                 let observed = format!("on disk: {}; not in force until the next start", on_disk.observed);
                 Row { observed, state: Some(State::Declared), ..on_disk }
             }
-            None => Row { state: Some(State::Declared), ..on_disk },
+            None if known => Row { state: Some(State::Declared), ..on_disk },
+            None => on_disk_alone(snapshot, on_disk),
         });
     }
     rows.extend(running.into_iter().map(|row| {
@@ -145,6 +143,15 @@ fn both_states(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<R
         Row { observed, state: Some(State::Running), ..row }
     }));
     rows
+}
+
+/// What is on disk, where nothing is known of what is in force.
+fn on_disk_alone(snapshot: &Snapshot, mut row: Row) -> Row {
+    // Of a K3s that runs nothing is proved by what it may read at its next start: a pass has to say so.
+    if row.status == Status::Pass && snapshot.k3s_started_at.value().is_some() {
+        row.observed.push_str(" (on disk; whether the K3s that runs was started with it is not known)");
+    }
+    Row { state: Some(State::Declared), ..row }
 }
 
 /// The worse of the two speaks, and says that it is not the same in the other.

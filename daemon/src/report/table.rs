@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
-use picket_model::{Evidence, Severity, Status, Verdict};
+use picket_model::{Evidence, Severity, State, Status, Verdict};
 
 use super::benchmark::Benchmark;
 use super::text::{printable, short};
@@ -130,6 +130,15 @@ pub(super) fn scan(report: &Report, style: Style, out: &mut dyn Write) -> io::Re
     }
     if let Some(benchmark) = Benchmark::of(report) {
         sections(&benchmark, style, out)?;
+    }
+    let next_start = |v: &&Verdict| v.status == Status::Pass && v.state == Some(State::Declared);
+    let unproved = report.verdicts.iter().filter(next_start).count();
+    if unproved > 0 && !node.rooted {
+        writeln!(
+            out,
+            "\n{unproved} rows pass by what is on disk: what K3s was started with is not known, because its configuration \
+             was changed since or it does not run. Restart K3s, or let picketd watch the node."
+        )?;
     }
     let s = report.summary();
     writeln!(

@@ -585,6 +585,13 @@ fn declared_and_running_are_two_things() {
         (row.status, row.state, row.observed.clone())
     };
     assert_eq!(verdict(&snap).1, Some(State::Declared), "nothing is known of the running process");
+    // A pass by what a running K3s may not have read says so; without a process there is nothing to say it of.
+    for (started, says) in [(Observation::from(snap.at), true), (Observation::Absent, false)] {
+        snap.k3s_started_at = started;
+        let (status, _, observed) = verdict(&snap);
+        assert_eq!((status, observed.contains("the K3s that runs was started with it is not known")), (Pass, says));
+    }
+    snap.k3s_started_at = server().k3s_started_at;
     snap.running = good.clone();
     assert_eq!((verdict(&snap).0, verdict(&snap).1), (Pass, Some(State::Both)));
     set_flag(&mut snap, "kube-apiserver", "profiling", &["true"]);
