@@ -105,6 +105,17 @@ fn each_trap_in_config_yaml_is_a_finding_of_its_own() {
 }
 
 #[test]
+fn a_plug_in_turned_on_and_off_keeps_the_api_server_down() {
+    let dir = node("kube-apiserver-arg:\n- disable-admission-plugins=NodeRestriction\n");
+    assert_eq!(failing(dir.path()), one("trap-refused", "/etc/rancher/k3s/config.yaml:2"));
+    let host = Host::rooted(dir.path(), Arc::new(SystemClock)).unwrap();
+    let (memory, policy) = (Memory::none(), picketd::rules::policy().unwrap());
+    let report = scan(&host, &Ask { role: None, memory: &memory, catalogue: &policy.catalogue }, &policy);
+    let row = report.verdicts.into_iter().find(|v| v.control == "apiserver-node-restriction").unwrap();
+    assert_eq!(row.status, Status::Unknown, "{}", row.observed);
+}
+
+#[test]
 fn traps_outside_config_yaml_are_found_too() {
     let dir = node("kube-apiserver-arg: [audit-log-maxage=30]\n");
     put(dir.path(), "etc/rancher/k3s/config.yaml.d/10-more.yaml", "kube-apiserver-arg: [v=2]\n", 0o600);

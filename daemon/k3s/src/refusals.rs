@@ -63,12 +63,35 @@ pub(crate) fn judge(
 ) {
     if judged.role == Role::Server {
         judged.looked_at(variants, problems);
+        plugins(variants, problems);
         judged.together(problems);
     }
     judged.arguments(problems);
     let no_kubelet = judged.role == Role::Server && judged.on("disable-agent").is_some();
     if !no_kubelet && variants.iter().any(|(v, _)| v.at_least(32, 0)) {
         judged.kubelet_files(problems);
+    }
+}
+
+/// The API server ends where a plug-in of admission is both turned on and turned off, K3s' own NodeRestriction too.
+fn plugins(variants: &[(K3sVersion, BTreeMap<String, Flags>)], problems: &mut Vec<Problem>) {
+    for flags in variants.iter().filter_map(|(_, components)| components.get("kube-apiserver")) {
+        let named =
+            |flag: &str| flags.get(flag).into_iter().flatten().flat_map(|v| v.value.split(',').map(move |p| (p, v)));
+        let both = named("disable-admission-plugins").find_map(|(plugin, off)| {
+            let (_, on) = named("enable-admission-plugins").find(|(other, _)| *other == plugin)?;
+            // What K3s sets by itself stands in no file.
+            (!plugin.is_empty()).then_some((plugin, if off.path.is_some() { off } else { on }))
+        });
+        if let Some((plugin, at)) = both {
+            let detail = format!(
+                "{plugin} is in `enable-admission-plugins` and in `disable-admission-plugins`: the API server ends at \
+                 its start; take it out of one"
+            );
+            problems.push(Problem { path: at.path.clone(), line: at.line, detail });
+            // One possible version is enough.
+            return;
+        }
     }
 }
 

@@ -472,6 +472,8 @@ fn values_k3s_looks_at_itself() {
         ("kube-apiserver-arg: [tls-cipher-suites=TLS_RSA_WITH_NOTHING]\n", 1),
         ("kube-apiserver-arg: [authentication-config]\n", 1),
         ("kube-apiserver-arg: [--authorization-config]\n", 1),
+        ("kube-apiserver-arg:\n- v=1\n- disable-admission-plugins=Priority,NodeRestriction\n", 3),
+        ("kube-apiserver-arg:\n- enable-admission-plugins+=A,B\n- --disable-admission-plugins=B\n", 3),
         ("kubelet-arg:\n- config=\n", 2),
         ("kubelet-arg:\n- config-dir=/nowhere\n", 2),
         ("kubelet-arg:\n- config\n- /nowhere\n", 2),
@@ -496,6 +498,8 @@ fn values_k3s_looks_at_itself() {
         "kube-apiserver-arg: [authentication-config=/a, authentication-config]\n",
         "kube-apiserver-arg: [\"tls-cipher-suites=\"]\n",
         "secrets-encryption-provider: aesgcm\n",
+        "kube-apiserver-arg: [enable-admission-plugins=A, disable-admission-plugins=NodeRestriction]\n",
+        "kube-apiserver-arg: [disable-admission-plugins=Priority]\n",
         "disable-agent: true\nkubelet-arg: [config=/nowhere]\n",
     ] {
         assert_eq!(problems(&server(text)), [], "{text:?}");
