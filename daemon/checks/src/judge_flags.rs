@@ -10,7 +10,7 @@ use crate::judge_files::{Unnamed, named, subject};
 use crate::node_config::Setting;
 use crate::places::{REGISTRIES_FILE, registries_file};
 use crate::row::Row;
-use crate::values::{boolean, elements, host, same, same_element, seconds};
+use crate::values::{boolean, elements, host, same, same_element, seconds, whole};
 
 /// What was found of one value.
 #[derive(Debug, Clone)]
@@ -288,14 +288,14 @@ fn compare(ctx: Context<'_>, control: &Control, name: &str, found: Found, wanted
             }
             Ok(true)
         }
-        Op::Ge | Op::Gt => match (last.parse::<i64>(), expected.number()) {
-            (Ok(found), Some(limit)) => Ok(if expected.op == Op::Ge { found >= limit } else { found > limit }),
-            (Err(_), _) => Err(format!("{last:?} is not a whole number")),
+        Op::Ge | Op::Gt => match (whole(&last), expected.number()) {
+            (Some(found), Some(limit)) => Ok(if expected.op == Op::Ge { found >= limit } else { found > limit }),
+            (None, _) => Err(format!("{last:?} is not a whole number")),
             (_, None) => Err("the catalogue gives no number".to_owned()),
         },
         Op::Set => match expected.get(Modifier::Range).and_then(Value::as_array).map(Vec::as_slice) {
-            Some([low, high]) => match (last.parse::<i64>(), low.as_i64(), high.as_i64()) {
-                (Ok(found), Some(low), Some(high)) => Ok((low..=high).contains(&found)),
+            Some([low, high]) => match (whole(&last), low.as_i64(), high.as_i64()) {
+                (Some(found), Some(low), Some(high)) => Ok((low..=high).contains(&found)),
                 _ => Err(format!("{last:?} is not a whole number")),
             },
             _ => Ok(!last.is_empty()),

@@ -421,11 +421,11 @@ pub(crate) fn go_bool(value: &str) -> Option<bool> {
     }
 }
 
-/// A number as Go's `strconv.ParseInt` with base 0 reads it; underscores only between digits after a base prefix.
+/// A number as Go's `strconv.ParseInt` with base 0 reads it; underscores only between digits, or a base prefix and a digit.
 pub(crate) fn go_number(value: &str) -> Option<i64> {
     if value.contains('_') {
         let digits = value.strip_prefix(['+', '-']).unwrap_or(value);
-        let good = digits.starts_with('0') && !digits.ends_with('_') && !digits.contains("__");
+        let good = digits.starts_with(|c: char| c.is_ascii_digit()) && !digits.ends_with('_') && !digits.contains("__");
         if !good {
             return None;
         }
@@ -471,7 +471,7 @@ mod tests {
         assert_eq!(go_number("0x1f"), Some(31));
         assert_eq!(go_number("010"), Some(8));
         assert_eq!(go_number("1e+06"), None);
-        assert_eq!(go_number("1_000"), None);
+        assert_eq!((go_number("1_000"), go_number("_1"), go_number("1_")), (Some(1000), None, None));
         assert_eq!(go_bool("yes"), None);
     }
 

@@ -37,6 +37,11 @@ fn flags_are_compared_by_their_op() {
         ("enable-admission-plugins", &["AlwaysAdmit"], "apiserver-no-always-admit", Fail),
         ("audit-log-maxage", &["29"], "apiserver-audit-log-maxage", Fail),
         ("audit-log-maxage", &["many"], "apiserver-audit-log-maxage", Unknown),
+        // Octal: 29. The API server reads its numbers as Go's parser does.
+        ("audit-log-maxage", &["035"], "apiserver-audit-log-maxage", Fail),
+        ("audit-log-maxage", &["0x1e"], "apiserver-audit-log-maxage", Pass),
+        ("audit-log-maxage", &["08"], "apiserver-audit-log-maxage", Unknown),
+        ("audit-log-maxbackup", &["10", "011"], "apiserver-audit-log-maxbackup", Fail),
         ("audit-log-maxage", &[], "apiserver-audit-log-maxage", Fail),
         ("request-timeout", &["5m"], "apiserver-request-timeout", Pass),
         ("request-timeout", &["301s"], "apiserver-request-timeout", Fail),
@@ -67,6 +72,7 @@ fn flags_are_compared_by_their_op() {
         ),
         ("terminated-pod-gc-threshold", &["0"], "kcm-terminated-pod-gc", Fail),
         ("terminated-pod-gc-threshold", &["12500"], "kcm-terminated-pod-gc", Pass),
+        ("terminated-pod-gc-threshold", &["1_000"], "kcm-terminated-pod-gc", Pass),
     ] {
         assert_eq!(status(&with_flag(kcm, name, values), control), wanted, "{name} {values:?}");
     }
