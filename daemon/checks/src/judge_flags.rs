@@ -10,7 +10,7 @@ use crate::judge_files::{Unnamed, named, subject};
 use crate::node_config::Setting;
 use crate::places::{REGISTRIES_FILE, registries_file};
 use crate::row::Row;
-use crate::values::{boolean, elements, host, same, same_element, seconds, whole};
+use crate::values::{boolean, elements, host, odd_element, same, same_element, seconds, whole};
 
 /// What was found of one value.
 #[derive(Debug, Clone)]
@@ -252,8 +252,16 @@ fn compare(ctx: Context<'_>, control: &Control, name: &str, found: Found, wanted
         return Row::unknown(name, "the value is a secret and is not looked at")
             .with_all(values.into_iter().map(|s| s.evidence));
     }
-    let last = values.last().map(|s| s.value.trim()).unwrap_or_default().to_owned();
-    let list = elements(values.iter().map(|s| s.value.as_str()));
+    let last = values.last().map(|s| s.value.clone()).unwrap_or_default();
+    let mut list = elements(values.iter().map(|s| s.value.as_str()));
+    // K3s takes blanks off its own lists, and the gates of components come without them too.
+    if control.source.component().is_none() || name.trim_start_matches('-') == "feature-gates" {
+        list.iter_mut().for_each(|element| *element = element.trim());
+    } else if matches!(expected.op, Op::Has | Op::NotHas | Op::SubsetOf | Op::Empty)
+        && let Some(odd) = odd_element(values.iter().map(|s| s.value.as_str()))
+    {
+        return Row::unknown(name, odd_words(odd)).with_all(values.into_iter().map(|s| s.evidence));
+    }
     // To the API server a list of modes without any is none at all.
     if list.is_empty() && expected.if_absent == Some(IfAbsent::AuthorizationConfig) {
         return absent(ctx, control, name);
@@ -331,6 +339,10 @@ fn compare(ctx: Context<'_>, control: &Control, name: &str, found: Found, wanted
         Ok(good) => Row::pass_if(name, good, shown).with_all(evidence),
         Err(reason) => Row::unknown(name, reason).with_all(evidence),
     }
+}
+
+fn odd_words(element: &str) -> String {
+    format!("{element:?} is no plain element of the list: components take blanks and quotes as they stand")
 }
 
 /// Whether a list has an element. Of `name=value` the last of that name counts, as in a component's map.
@@ -500,7 +512,12 @@ fn psa_defaults(ctx: Context<'_>, control: &Control) -> Row {
         match found {
             Found::Unknown(reason) => return Row::unknown(name, reason),
             Found::Forgotten(reason) => return Row::forgotten(name, reason),
-            Found::Values(_) | Found::Absent => {}
+            Found::Values(values) => {
+                if let Some(odd) = odd_element(values.iter().map(|s| s.value.as_str())) {
+                    return Row::unknown(name, format!("disable-admission-plugins: {}", odd_words(odd)));
+                }
+            }
+            Found::Absent => {}
         }
     }
     let (path, config) = match psa_config(ctx, &name, |_| absent(ctx, control, &name)) {

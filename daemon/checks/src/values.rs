@@ -2,7 +2,7 @@
 
 /// A boolean as Go's flag parser reads it.
 pub(crate) fn boolean(text: &str) -> Option<bool> {
-    match text.trim() {
+    match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
         _ => None,
@@ -32,7 +32,6 @@ pub(crate) fn whole(text: &str) -> Option<i64> {
 
 /// Whether two values mean the same.
 pub(crate) fn same(found: &str, wanted: &str) -> bool {
-    let (found, wanted) = (found.trim(), wanted.trim());
     if found == wanted {
         return true;
     }
@@ -85,9 +84,16 @@ pub(crate) fn seconds(text: &str) -> Option<f64> {
     Some(if negative { -total } else { total })
 }
 
-/// The elements of comma-separated lists, over repeated occurrences.
+/// The elements of comma-separated lists, over repeated occurrences, with the blanks around them.
 pub(crate) fn elements<'a>(values: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    values.into_iter().flat_map(|v| v.split(',')).map(str::trim).filter(|e| !e.is_empty()).collect()
+    values.into_iter().flat_map(|v| v.split(',')).filter(|e| !e.trim().is_empty()).collect()
+}
+
+/// An element a component does not take for the name it looks like: blanks count for it, an empty element too, and
+/// quotes hold one together.
+pub(crate) fn odd_element<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let odd = |e: &&str| e.is_empty() || e.trim() != *e || e.contains('"');
+    values.into_iter().filter(|v| !v.is_empty()).flat_map(|v| v.split(',')).find(odd)
 }
 
 /// The host of `host:port`, `[v6]:port`, or of a bare address.
@@ -105,7 +111,7 @@ pub(crate) fn host(text: &str) -> &str {
 /// Two elements are the same; `Name=false` compares the boolean by meaning.
 pub(crate) fn same_element(found: &str, wanted: &str) -> bool {
     match (found.split_once('='), wanted.split_once('=')) {
-        (Some((a, x)), Some((b, y))) => a.trim() == b.trim() && same(x, y),
+        (Some((a, x)), Some((b, y))) => a.trim() == b.trim() && same(x.trim(), y.trim()),
         _ => found == wanted,
     }
 }
@@ -121,6 +127,7 @@ mod tests {
         assert!(same("012", "10") && !same("010", "10") && !same("60", "10"));
         assert!(!same("yes", "true"), "Go's flag parser refuses yes");
         assert!(!same("", "false"));
+        assert!(!same(" false", "false"), "nor blanks");
     }
 
     #[test]
@@ -168,7 +175,11 @@ mod tests {
 
     #[test]
     fn elements_are_whole() {
-        assert_eq!(elements(["a, b", "c"]), ["a", "b", "c"]);
+        assert_eq!(elements(["a, b", "", "c"]), ["a", " b", "c"]);
+        assert_eq!(odd_element(["a,b", "", "c"]), None);
+        for (value, odd) in [("a, b", " b"), ("a ", "a "), ("a,", ""), ("\"a,b\"", "\"a")] {
+            assert_eq!(odd_element([value]), Some(odd), "{value:?}");
+        }
         assert!(same_element("RotateKubeletServerCertificate=False", "RotateKubeletServerCertificate=false"));
         assert!(!same_element("AlwaysAdmitX", "AlwaysAdmit"));
     }

@@ -6,7 +6,7 @@ use picket_model::Role;
 
 use crate::argv::{Given, go_bool};
 use crate::components::KubeletArgs;
-use crate::effective::{Flags, Problem};
+use crate::effective::{FlagValue, Flags, Problem};
 use crate::files::NodeFiles;
 use crate::flag_names::refused;
 use crate::kubelet_config::KubeletConfig;
@@ -64,12 +64,34 @@ pub(crate) fn judge(
     if judged.role == Role::Server {
         judged.looked_at(variants, problems);
         plugins(variants, problems);
+        lists(variants, problems);
         judged.together(problems);
     }
     judged.arguments(problems);
     let no_kubelet = judged.role == Role::Server && judged.on("disable-agent").is_some();
     if !no_kubelet && variants.iter().any(|(v, _)| v.at_least(32, 0)) {
         judged.kubelet_files(problems);
+    }
+}
+
+/// Lists of names the API server takes as they stand.
+const LISTS: [&str; 4] =
+    ["authorization-mode", "enable-admission-plugins", "disable-admission-plugins", "tls-cipher-suites"];
+
+/// A name with blanks around it, or none between two commas, is none the API server knows. What quotes make of a list is
+/// not judged.
+fn lists(variants: &[(K3sVersion, BTreeMap<String, Flags>)], problems: &mut Vec<Problem>) {
+    let odd = |name: &str| name.is_empty() || name.trim() != name;
+    for name in LISTS {
+        let all = variants.iter().filter_map(|(_, components)| components.get("kube-apiserver")?.get(name)).flatten();
+        let wrong = |v: &&FlagValue| !v.value.is_empty() && !v.value.contains('"') && v.value.split(',').any(odd);
+        if let Some(at) = all.into_iter().find(wrong) {
+            let detail = format!(
+                "`{name}` with blanks or nothing between two commas: to the API server such a name is unknown, and it \
+                 ends at its start; write names and commas only"
+            );
+            problems.push(Problem { path: at.path.clone(), line: at.line, detail });
+        }
     }
 }
 

@@ -472,6 +472,9 @@ fn values_k3s_looks_at_itself() {
         ("kube-apiserver-arg: [tls-cipher-suites=TLS_RSA_WITH_NOTHING]\n", 1),
         ("kube-apiserver-arg: [authentication-config]\n", 1),
         ("kube-apiserver-arg: [--authorization-config]\n", 1),
+        ("kube-apiserver-arg:\n- v=1\n- authorization-mode=Node, RBAC\n", 3),
+        ("kube-apiserver-arg:\n- enable-admission-plugins=NodeRestriction,\n", 2),
+        ("kube-apiserver-arg: [\"tls-cipher-suites=TLS_AES_128_GCM_SHA256, TLS_AES_256_GCM_SHA384\"]\n", 1),
         ("kube-apiserver-arg:\n- v=1\n- disable-admission-plugins=Priority,NodeRestriction\n", 3),
         ("kube-apiserver-arg:\n- enable-admission-plugins+=A,B\n- --disable-admission-plugins=B\n", 3),
         ("kubelet-arg:\n- config=\n", 2),
@@ -500,6 +503,7 @@ fn values_k3s_looks_at_itself() {
         "secrets-encryption-provider: aesgcm\n",
         "kube-apiserver-arg: [enable-admission-plugins=A, disable-admission-plugins=NodeRestriction]\n",
         "kube-apiserver-arg: [disable-admission-plugins=Priority]\n",
+        "kube-apiserver-arg: [\"feature-gates=A=true, B=true\", disable-admission-plugins=]\n",
         "disable-agent: true\nkubelet-arg: [config=/nowhere]\n",
     ] {
         assert_eq!(problems(&server(text)), [], "{text:?}");

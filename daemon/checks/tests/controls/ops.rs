@@ -35,6 +35,13 @@ fn flags_are_compared_by_their_op() {
         ("enable-admission-plugins", &["EventRateLimit"], "apiserver-node-restriction", Fail),
         ("enable-admission-plugins", &["NodeRestrictionX"], "apiserver-node-restriction", Fail),
         ("enable-admission-plugins", &["AlwaysAdmit"], "apiserver-no-always-admit", Fail),
+        ("authorization-mode", &["Node, RBAC"], "apiserver-authz-rbac", Unknown),
+        ("authorization-mode", &["Node, AlwaysAllow"], "apiserver-authz-not-always-allow", Unknown),
+        ("authorization-mode", &["Node,\"AlwaysAllow\""], "apiserver-authz-not-always-allow", Unknown),
+        ("enable-admission-plugins", &["NodeRestriction,"], "apiserver-node-restriction", Unknown),
+        ("tls-cipher-suites", &[" TLS_AES_128_GCM_SHA256"], "apiserver-tls-ciphers", Unknown),
+        ("anonymous-auth", &[" false"], "apiserver-anonymous-auth", Fail),
+        ("audit-log-maxage", &[" 30"], "apiserver-audit-log-maxage", Unknown),
         ("audit-log-maxage", &["29"], "apiserver-audit-log-maxage", Fail),
         ("audit-log-maxage", &["many"], "apiserver-audit-log-maxage", Unknown),
         // Octal: 29. The API server reads its numbers as Go's parser does.
@@ -57,7 +64,7 @@ fn flags_are_compared_by_their_op() {
     for (name, values, control, wanted) in [
         ("bind-address", &["::1"][..], "kcm-bind-loopback", Pass),
         ("bind-address", &["0.0.0.0"], "kcm-bind-loopback", Fail),
-        ("feature-gates", &["A=true,RotateKubeletServerCertificate=False"], "kcm-rotate-kubelet-server-cert", Fail),
+        ("feature-gates", &["A=true, RotateKubeletServerCertificate = False"], "kcm-rotate-kubelet-server-cert", Fail),
         (
             "feature-gates",
             &["RotateKubeletServerCertificate=false", "RotateKubeletServerCertificate=true"],
@@ -168,9 +175,11 @@ fn a_plugin_without_its_configuration_fails() {
 
 #[test]
 fn defaults_of_a_plugin_that_is_off_enforce_nothing() {
-    let snap = with_flag("kube-apiserver", "disable-admission-plugins", &["Priority, PodSecurity"]);
+    let snap = with_flag("kube-apiserver", "disable-admission-plugins", &["Priority,PodSecurity"]);
     assert_eq!(status(&snap, "psa-defaults-enforced"), Fail);
     assert_eq!(status(&snap, "pss-control-in-place"), Unknown, "labels need the plugin too, but another may stand in");
+    let snap = with_flag("kube-apiserver", "disable-admission-plugins", &["Priority, PodSecurity"]);
+    assert_eq!(status(&snap, "psa-defaults-enforced"), Unknown, "a plug-in of that name there is not");
     let snap = with_flag("kube-apiserver", "disable-admission-plugins", &["Priority"]);
     assert_eq!(status(&snap, "psa-defaults-enforced"), Pass);
 }
