@@ -113,10 +113,22 @@ fn items(ctx: Context<'_>, control: &Control) -> Vec<(String, Vec<Found>)> {
 }
 
 fn flag_found(ctx: Context<'_>, component: &str, flag: &str) -> Vec<Found> {
+    if (component, flag) == ("kube-scheduler", "--profiling")
+        && let Some(path) = own_file(ctx, component)
+    {
+        // This flag of the scheduler is one of those its file takes the place of; its addresses are not.
+        return vec![Found::Unknown(format!("{component} takes this setting from {path}, which is not read"))];
+    }
     match ctx.flag(component, flag.trim_start_matches('-')) {
         Err(reason) => vec![Found::Unknown(reason)],
         Ok(possible) => possible.into_iter().map(found).collect(),
     }
+}
+
+/// The file a component takes its settings from, if its flags name one.
+fn own_file(ctx: Context<'_>, component: &str) -> Option<String> {
+    let mut named = ctx.flag(component, "config").ok()?.into_iter().filter_map(|values| values.last());
+    named.find(|s| !s.value.is_empty()).map(|s| s.value.clone())
 }
 
 fn found(values: &[Setting]) -> Found {
@@ -125,12 +137,8 @@ fn found(values: &[Setting]) -> Found {
 
 fn option_item(ctx: Context<'_>, what: &str) -> Option<(String, Vec<Found>)> {
     if let Some(flag) = what.strip_prefix("kube-proxy-arg: ") {
-        let named = flag_found(ctx, "kube-proxy", "--config").into_iter().find_map(|found| match found {
-            Found::Values(values) => values.last().map(|s| s.value.clone()).filter(|path| !path.is_empty()),
-            _ => None,
-        });
         // A file of its own stands in for the flags of kube-proxy.
-        let found = match named {
+        let found = match own_file(ctx, "kube-proxy") {
             Some(path) => vec![Found::Unknown(format!("kube-proxy takes its settings from {path}, which is not read"))],
             None => flag_found(ctx, "kube-proxy", flag),
         };

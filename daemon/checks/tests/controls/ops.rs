@@ -197,6 +197,17 @@ fn a_configuration_file_of_kube_proxy_stands_in_for_its_flags() {
 }
 
 #[test]
+fn a_configuration_file_of_the_scheduler_stands_in_for_its_profiling_alone() {
+    let mut snap = with_flag("kube-scheduler", "config", &["/etc/sched.yaml"]);
+    let verdicts = evaluate(&snap, &policy());
+    let row = rows(&verdicts, "scheduler-profiling-off")[0];
+    assert!(row.status == Unknown && row.observed.contains("/etc/sched.yaml"), "{row:?}");
+    assert_eq!(status(&snap, "scheduler-bind-loopback"), Pass);
+    set_flag(&mut snap, "kube-scheduler", "config", &[""]);
+    assert_eq!(status(&snap, "scheduler-profiling-off"), Pass);
+}
+
+#[test]
 fn drop_ins_of_the_kubelet_may_repeat_what_k3s_sets_and_nothing_weaker() {
     use serde_json::json;
     let agent = format!("{DATA}/agent");
