@@ -70,19 +70,44 @@ fn group(entry: &Value) -> Result<EncryptionGroup, DocumentError> {
         let Some((kind, body)) = item.as_object().filter(|o| o.len() == 1).and_then(|o| o.iter().next()) else {
             return Err(DocumentError::shape("every provider must be a map with one key"));
         };
-        let key_names: Vec<String> = match body.get("keys") {
-            Some(Value::Array(keys)) => {
-                keys.iter().map(|key| key.get("name").and_then(Value::as_str).unwrap_or_default().to_owned()).collect()
-            }
-            _ => Vec::new(),
+        let keys: &[Value] = match body.get("keys") {
+            Some(Value::Array(keys)) => keys,
+            _ => &[],
         };
         // The API server refuses such a file (apiserver/pkg/apis/apiserver/validation).
-        if key_names.is_empty() && matches!(kind.as_str(), "aescbc" | "aesgcm" | "secretbox") {
-            return Err(DocumentError::shape(format!("{kind} needs keys")));
+        let lengths: &[usize] = match kind.as_str() {
+            "aescbc" | "aesgcm" => &[16, 24, 32],
+            "secretbox" => &[32],
+            _ => &[],
+        };
+        if !lengths.is_empty() {
+            if keys.is_empty() {
+                return Err(DocumentError::shape(format!("{kind} needs keys")));
+            }
+            let fits = |key: &Value| key.get("secret").and_then(Value::as_str).and_then(decoded_length);
+            if !keys.iter().all(|key| fits(key).is_some_and(|length| lengths.contains(&length))) {
+                let wanted = lengths.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+                return Err(DocumentError::shape(format!(
+                    "a secret of {kind} is not base64 of {wanted} bytes: the API server refuses this file"
+                )));
+            }
         }
+        let name = |key: &Value| key.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let key_names = keys.iter().map(name).collect();
         providers.push(Provider { kind: kind.clone(), key_names });
     }
     Ok(EncryptionGroup { resources, providers })
+}
+
+/// How many bytes a key in base64 has. It is not decoded: nothing of it is kept.
+fn decoded_length(text: &str) -> Option<usize> {
+    // Go's decoder passes over the ends of lines.
+    let length = text.bytes().filter(|b| !matches!(b, b'\r' | b'\n')).count();
+    let digits = text.trim_end_matches(['=', '\r', '\n']);
+    let alphabet = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'\r' | b'\n');
+    let kept = digits.bytes().filter(|b| !matches!(b, b'\r' | b'\n')).count();
+    let good = length % 4 == 0 && length - kept <= 2 && digits.bytes().all(alphabet);
+    good.then_some(kept * 6 / 8)
 }
 
 /// `encryption-state.json`: in spite of its name one line `<stage>-<sha256 of the configuration>`.
@@ -119,4 +144,19 @@ impl EncryptionState {
 pub(crate) fn time_in_key_name(name: &str) -> Option<Timestamp> {
     let (_, time) = name.split_once('-')?;
     time.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decoded_length;
+
+    #[test]
+    fn lengths_are_those_of_the_decoded_text() {
+        for (text, length) in [("", 0), ("YQ==", 1), ("YWI=", 2), ("YWJj", 3), ("YW\nJj\r\n", 3), ("+/+/YQ==", 4)] {
+            assert_eq!(decoded_length(text), Some(length), "{text:?}");
+        }
+        for text in ["YQ", "YQ=", "Y===", "====", "Y=Q=", "YWJ", "***", "YWJ-", " YWJj", "YWJjé"] {
+            assert_eq!(decoded_length(text), None, "{text:?}");
+        }
+    }
 }

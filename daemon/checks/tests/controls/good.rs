@@ -324,7 +324,7 @@ pub(crate) fn node(role: Role) -> Snapshot {
         sha256: "ab".repeat(32),
         mtime: Some(ago(10)),
         ..EncryptionConfig::parse(
-            br#"{"kind":"EncryptionConfiguration","resources":[{"resources":["secrets","configmaps"],"providers":[{"aescbc":{"keys":[{"name":"aescbckey","secret":"c2VjcmV0"}]}},{"identity":{}}]}]}"#,
+            br#"{"kind":"EncryptionConfiguration","resources":[{"resources":["secrets","configmaps"],"providers":[{"aescbc":{"keys":[{"name":"aescbckey","secret":"cGlja2V0LXRlc3Qta2V5LTAwMDAwMDAwMDAwMDAwMDE="}]}},{"identity":{}}]}]}"#,
         )
         .unwrap()
     };

@@ -437,7 +437,11 @@ fn encryption() {
             ..EncryptionConfig::parse(text.as_bytes()).unwrap()
         }
     };
-    let aescbc = |name: &str| format!(r#"{{"aescbc":{{"keys":[{{"name":"{name}","secret":"eA=="}}]}}}}"#);
+    let aescbc = |name: &str| {
+        format!(
+            r#"{{"aescbc":{{"keys":[{{"name":"{name}","secret":"cGlja2V0LXRlc3Qta2V5LTAwMDAwMDAwMDAwMDAwMDE="}}]}}}}"#
+        )
+    };
     let mut snap = server();
     for (providers, wanted) in [
         (format!("{},{{\"identity\":{{}}}}", aescbc("k")), Pass),

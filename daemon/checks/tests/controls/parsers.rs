@@ -5,13 +5,49 @@ use proptest::prelude::*;
 
 #[test]
 fn keys_of_an_encryption_configuration_are_dropped() {
-    let text = br#"{"kind":"EncryptionConfiguration","resources":[{"resources":["secrets"],"providers":[{"aescbc":{"keys":[{"name":"aescbckey-2025-12-10T22:54:38Z","secret":"Z2VoZWlt"},{"name":"aescbckey","secret":"YWx0"}]}},{"identity":{}}]}]}"#;
+    let text = br#"{"kind":"EncryptionConfiguration","resources":[{"resources":["secrets"],"providers":[{"aescbc":{"keys":[{"name":"aescbckey-2025-12-10T22:54:38Z","secret":"cGlja2V0LXRlc3Qta2V5LTAwMDAwMDAwMDAwMDAwMDE="},{"name":"aescbckey","secret":"cGlja2V0LXRlc3Qta2V5LTAwMDAwMDAwMDAwMDAwMDI="}]}},{"identity":{}}]}]}"#;
     let config = EncryptionConfig::parse(text).unwrap();
     let shown = format!("{config:?}");
-    assert!(!shown.contains("Z2VoZWlt") && !shown.contains("YWx0"));
+    assert!(
+        !shown.contains("cGlja2V0LXRlc3Qta2V5LTAwMDAwMDAwMDAwMDAwMDE=")
+            && !shown.contains("cGlja2V0LXRlc3Qta2V5LTAwMDAwMDAwMDAwMDAwMDI=")
+    );
     let group = config.group_for("secrets").unwrap();
     assert_eq!(group.providers[0].key_names, ["aescbckey-2025-12-10T22:54:38Z", "aescbckey"]);
     assert_eq!(group.providers[1].kind, "identity");
+}
+
+#[test]
+fn a_key_the_api_server_cannot_use_makes_no_configuration() {
+    let parse = |kind: &str, secret: &str| {
+        EncryptionConfig::parse(
+            format!(
+                r#"{{"kind":"EncryptionConfiguration","resources":[{{"resources":["secrets"],"providers":[{{"{kind}":{{"keys":[{{"name":"k","secret":{secret}}}]}}}}]}}]}}"#
+            )
+            .as_bytes(),
+        )
+    };
+    let (b16, b24) = ("cGlja2V0LXRlc3Qta2V5MQ==", "cGlja2V0LXRlc3Qta2V5LTAwMDAwMDAx");
+    let b32 = "cGlja2V0LXRlc3Qta2V5LTAwMDAwMDAwMDAwMDAwMDE=";
+    for (kind, secret, good) in [
+        ("aescbc", b16, true),
+        ("aescbc", b24, true),
+        ("aesgcm", b32, true),
+        ("secretbox", b32, true),
+        ("secretbox", b24, false),
+        ("aescbc", "YWJj", false),
+        ("aescbc", "***", false),
+        ("aescbc", "", false),
+        ("aesgcm", &b32[..42], false),
+    ] {
+        let parsed = parse(kind, &format!("{secret:?}"));
+        assert_eq!(parsed.is_ok(), good, "{kind} {secret}");
+        if let Err(error) = parsed {
+            assert!(secret.is_empty() || !error.to_string().contains(secret), "{error}");
+        }
+    }
+    assert!(parse("aescbc", "null").is_err());
+    assert!(parse("kms", "null").is_ok());
 }
 
 #[test]
