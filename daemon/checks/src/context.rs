@@ -370,11 +370,7 @@ impl<'a> Context<'a> {
                 if config.option("datastore-endpoint").is_none_or(|s| s.value.is_empty()) {
                     return Answer::No("no external datastore: datastore-endpoint is not set".to_owned());
                 }
-                match self.sqlite() {
-                    Answer::Yes => Answer::No("the datastore is SQLite".to_owned()),
-                    Answer::No(_) => Answer::Yes,
-                    unknown @ Answer::Unknown(_) => unknown,
-                }
+                Answer::of(external_datastore(config), "the datastore is SQLite")
             }),
             Term::SecretsEncryptionOn => self.exists(
                 &format!("{}/server/cred/encryption-config.json", self.snap.data_dir),
@@ -448,6 +444,10 @@ impl<'a> Context<'a> {
     }
 
     pub(crate) fn sqlite(&self) -> Answer {
+        // K3s follows the endpoint, whatever file of former days lies about.
+        if self.config().is_ok_and(external_datastore) {
+            return Answer::No("the datastore is external: datastore-endpoint".to_owned());
+        }
         let db = format!("{}/server/db", self.snap.data_dir);
         match self.exists(&format!("{db}/state.db"), "the datastore is not SQLite: there is no state.db") {
             Answer::Yes => {}
@@ -482,6 +482,11 @@ impl<'a> Context<'a> {
 }
 
 pub(crate) const NO_ROLE: &str = "the role of this node is not known: no K3s server or agent was found";
+
+/// Whether an endpoint is set that is not SQLite's own.
+pub(crate) fn external_datastore(config: &NodeConfig) -> bool {
+    config.option("datastore-endpoint").is_some_and(|s| !s.value.is_empty() && !s.value.starts_with("sqlite://"))
+}
 
 fn joined(config: &NodeConfig) -> bool {
     config.option("server").is_some_and(|s| !s.value.is_empty())

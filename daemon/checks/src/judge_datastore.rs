@@ -3,7 +3,7 @@
 use picket_model::{Evidence, Status};
 
 use crate::catalogue::{Control, Op};
-use crate::context::Context;
+use crate::context::{Context, external_datastore};
 use crate::judge_files::subject;
 use crate::node_config::Setting;
 use crate::row::Row;
@@ -79,13 +79,13 @@ pub(crate) fn known(ctx: Context<'_>) -> Row {
     let db = format!("{}/server/db", ctx.snap.data_dir);
     let there =
         |path: String| -> bool { matches!(ctx.snap.files.get(&path), Some(Observation::<FileMeta>::Value { .. })) };
-    let endpoint = ctx.config().ok().and_then(|c| c.option("datastore-endpoint")).filter(|s| !s.value.is_empty());
+    let endpoint = ctx.config().is_ok_and(external_datastore);
     let words = if there(format!("{db}/etcd/member")) || there(format!("{db}/etcd")) {
         "embedded etcd"
+    } else if endpoint {
+        "an external datastore"
     } else if there(format!("{db}/state.db")) {
         "SQLite"
-    } else if endpoint.is_some() {
-        "an external datastore"
     } else {
         "not known"
     };

@@ -3,7 +3,7 @@
 use picket_model::{Evidence, Observation, Status};
 
 use crate::catalogue::Control;
-use crate::context::{Answer, Context};
+use crate::context::{Answer, Context, external_datastore};
 use crate::judge_files::{absent, select, subject};
 use crate::judge_flags::why_not;
 use crate::needs::FilePattern;
@@ -65,12 +65,7 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Row {
 
 /// Whether the datastore is one a node can read while it is in use.
 fn readable(ctx: Context<'_>) -> Result<(), String> {
-    let elsewhere = ctx
-        .config()
-        .ok()
-        .and_then(|config| config.option("datastore-endpoint"))
-        .is_some_and(|s| !s.value.is_empty() && !s.value.starts_with("sqlite"));
-    if elsewhere {
+    if ctx.config().is_ok_and(external_datastore) {
         return Err("not decidable here: the datastore is external; ask its database, or compare \
                     `k3s secrets-encrypt status` on a server"
             .to_owned());

@@ -655,6 +655,19 @@ fn preconditions() {
     let row = rows(&verdicts, "k3s-datastore-tls")[0];
     assert_eq!(row.status, Fail);
     assert!(!format!("{row:?}").contains("u:p"), "the password of the endpoint is never repeated");
+    // A file of former days says nothing against an endpoint.
+    let db = format!("{DATA}/server/db/state.db");
+    snap.files.insert(db.clone(), server().files.remove(&db).unwrap());
+    for (endpoint, tls, files, words) in [
+        ("mysql://u:p@tcp(h:3306)/k", Fail, NotApplicable, "an external datastore"),
+        ("sqlite:///x", NotApplicable, Pass, "SQLite"),
+        ("", NotApplicable, Pass, "SQLite"),
+    ] {
+        set_option(&mut snap, "datastore-endpoint", &[endpoint]);
+        assert_eq!(status(&snap, "k3s-datastore-tls"), tls, "{endpoint}");
+        assert_eq!(status(&snap, "k3s-sqlite-files"), files, "{endpoint}");
+        assert_eq!(rows(&evaluate(&snap, &policy()), "k3s-datastore-known")[0].observed, words, "{endpoint}");
+    }
 
     let mut snap = server();
     set_option(&mut snap, "disable-cloud-controller", &["true"]);
