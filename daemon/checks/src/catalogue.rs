@@ -409,6 +409,15 @@ pub enum Op {
     Report,
 }
 
+impl Op {
+    /// Whether it compares values of options and flags, one or a list of them.
+    pub(crate) const fn compares_flags(self) -> bool {
+        use Op::*;
+        matches!(self, Eq | EqAll | In | Ne | Ge | Gt | Prefix | NotPrefix | HostIn | DurationBetween)
+            || matches!(self, Has | NotHas | SubsetOf | Set | Unset | Empty)
+    }
+}
+
 /// What a readable source without the key, or a readable folder without the file, means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum IfAbsent {

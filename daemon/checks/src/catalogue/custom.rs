@@ -166,6 +166,7 @@ fn control(entry: &Entry, place: &str, lines: &[&str]) -> Result<Control, Vec<Cu
         }
     }
     problems.extend(path_problem(entry));
+    problems.extend(flag_problem(entry, lines));
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -278,6 +279,26 @@ fn path_problem(entry: &Entry) -> Option<CustomProblem> {
     files.then(|| problem(entry, "what", format!("{named:?} is no absolute path; write it from / on")))
 }
 
+/// Options and flags are compared by some ops only, and flags are written with their dashes.
+fn flag_problem(entry: &Entry, lines: &[&str]) -> Option<CustomProblem> {
+    let source = entry.get("source").and_then(|s| s.value.as_str()).filter(|source| source.starts_with("flag:"))?;
+    let expected = entry.get("expected")?;
+    let name = expected.value.get("op")?;
+    let op = Op::deserialize(name).ok()?;
+    let apart = matches!(op, Op::Manual | Op::Report | Op::ReportEach | Op::Never | Op::AllOf | Op::AnyOf);
+    if !apart && !op.compares_flags() {
+        let from = expected.referenced.line();
+        let detail = format!("{} does not compare options or flags", name.as_str().unwrap_or_default());
+        let line = line_of(lines, from, "op").unwrap_or(from);
+        return Some(CustomProblem { line, key: "expected.op".to_owned(), detail });
+    }
+    let dashes = source.starts_with("flag:kube-") || source == "flag:cloud-controller-manager";
+    let named = super::texts(&entry.get("what")?.value);
+    let none = dashes && !apart && !named.iter().any(|flag| flag.starts_with("--"));
+    let detail = || format!("names no flag; write --{}", named.first().map_or("name", |n| n.trim_start_matches('-')));
+    none.then(|| problem(entry, "what", detail()))
+}
+
 fn is_id(id: &str) -> bool {
     id.len() <= 64
         && id.starts_with(|c: char| c.is_ascii_lowercase())
@@ -355,6 +376,10 @@ mod tests {
             ("flag:kubelet", "pod-max-pids", "{op: ge}", 5, "expected.value"),
             ("flag:k3s", "disable", "{op: in, value: {a: b}}", 5, "expected.value"),
             ("file-mode", "/etc/a", "{op: mode_at_most, value: 600}", 5, "expected.value"),
+            ("flag:k3s", "debug", "{op: not_matches, value: x}", 5, "expected.op"),
+            ("flag:kube-apiserver", "--v", "{value: '0600', op: mode_at_most}", 5, "expected.op"),
+            ("flag:kubelet", "--v", "\n    value: 5\n    op: days_left_ge", 7, "expected.op"),
+            ("flag:kube-apiserver", "tls-min-version", "{op: eq, value: VersionTLS13}", 4, "what"),
             ("file-mode", "etc/a", "{op: mode_at_most, value: '0600'}", 4, "what"),
         ] {
             let text = format!("- id: a\n  title: t\n  source: {source}\n  what: {what}\n  expected: {expected}\n");
