@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 /// Longer than anything takes that works.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A collector.
 pub(crate) struct Site {
