@@ -49,7 +49,8 @@ impl DocumentError {
     }
 }
 
-/// Reads a document whose top is a map, from YAML or JSON.
+/// Reads a document whose top is a map, from YAML or JSON. Of several YAML documents the first one counts, as it does
+/// for K3s and Kubernetes.
 ///
 /// # Errors
 /// When it is too large, not text, not well-formed, or not a map.
@@ -62,7 +63,7 @@ pub fn parse_yaml_map(bytes: &[u8]) -> Result<Value, DocumentError> {
         // JSON is much the faster way, and the only one for K3s's own encryption configuration.
         serde_json::from_str::<Value>(text).ok().map_or_else(|| from_yaml(text), Ok)?
     } else {
-        from_yaml(text)?
+        from_yaml(first_document(text))?
     };
     match value {
         Value::Object(_) => Ok(value),
@@ -74,6 +75,25 @@ pub fn parse_yaml_map(bytes: &[u8]) -> Result<Value, DocumentError> {
 fn from_yaml(text: &str) -> Result<Value, DocumentError> {
     serde_saphyr::from_str::<Value>(text)
         .map_err(|error| DocumentError::Syntax { line: error.location().map_or(0, |at| at.line()) })
+}
+
+/// The text up to where a second document begins: what follows is read by nobody. A marker at the start of a line is
+/// one wherever it stands, in quotes and blocks too.
+fn first_document(text: &str) -> &str {
+    let mut begun = false;
+    let mut end = 0;
+    for line in text.split_inclusive(['\n', '\r']) {
+        let bare = line.strip_prefix('\u{feff}').filter(|_| end == 0).unwrap_or(line);
+        let ends = |rest: &str| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']);
+        let marks = |marker: &str| bare.strip_prefix(marker).is_some_and(ends);
+        if begun && (marks("---") || marks("...")) {
+            return text.get(..end).unwrap_or(text);
+        }
+        let content = bare.trim();
+        begun |= !(content.is_empty() || content.starts_with('#') || bare.starts_with('%'));
+        end += line.len();
+    }
+    text
 }
 
 /// The strings of a list; a missing or null list is empty.

@@ -79,6 +79,35 @@ fn an_audit_policy_must_be_one() {
 }
 
 #[test]
+fn the_first_of_several_documents_counts() {
+    let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: Metadata\n";
+    let alone = AuditPolicy::parse(policy.as_bytes()).unwrap();
+    for (before, after) in [
+        ("", "---\n"),
+        ("", "...\n"),
+        ("", "---\nkind: Other\n"),
+        ("", "--- {kind: Other}\n"),
+        ("", "...\n{ what [ever\n"),
+        ("", "---\r\na: [\n"),
+        ("---\n", "---\n"),
+        ("\u{feff}---\n", "---\n"),
+        ("# a comment\n\n--- # another\n", "---\nrules: []\n"),
+        ("%YAML 1.1\n---\n", "...\n"),
+    ] {
+        let text = format!("{before}{policy}{after}");
+        assert_eq!(AuditPolicy::parse(text.as_bytes()), Ok(alone.clone()), "{text:?}");
+    }
+    // The first one is empty.
+    for before in ["---\n---\n", "--- # nothing\n---\n", "---\n...\n", "null\n---\n"] {
+        assert!(AuditPolicy::parse(format!("{before}{policy}").as_bytes()).is_err(), "{before:?}");
+    }
+    // No marker: text that goes on.
+    for after in ["----\n", " ---\n", "---a\n"] {
+        assert_ne!(AuditPolicy::parse(format!("{policy}{after}").as_bytes()), Ok(alone.clone()), "{after:?}");
+    }
+}
+
+#[test]
 fn documents_have_a_largest_size() {
     let huge = vec![b' '; MAX_DOCUMENT + 1];
     assert!(matches!(parse_yaml_map(&huge), Err(DocumentError::TooLarge { .. })));
