@@ -238,6 +238,7 @@ impl<'a> Context<'a> {
                 return Err(format!("the kubelet's --config is {path}: relative to what, is not known").into());
             }
             match self.document(path, &self.snap.kubelet_configs, &self.snap.read_at_start.kubelet_configs)? {
+                Some(Observation::Value { value }) if is_other(value) => return Err(of_another_kind(path).into()),
                 Some(Observation::Value { value }) => patch(&mut merged, value, "", path, &mut leaves, 0),
                 Some(Observation::Unreadable { reason }) => {
                     return Err(format!("{path} cannot be read: {reason}").into());
@@ -284,6 +285,7 @@ impl<'a> Context<'a> {
             }
             let place = self.dropin_place(path);
             match dropin {
+                Observation::Value { value } if is_other(value) => return Err(of_another_kind(place).into()),
                 Observation::Value { value } => {
                     defaults |= path.ends_with("/00-k3s-defaults.conf");
                     patch(&mut merged, &as_laid_over(value), "", place, &mut leaves, 0);
@@ -498,6 +500,19 @@ pub(crate) fn version(text: Option<&str>) -> Option<(u32, u32, u32)> {
     let core = text.split(['+', '-']).next()?;
     let mut parts = core.split('.').map(str::parse::<u32>);
     Some((parts.next()?.ok()?, parts.next()?.ok()?, parts.next().and_then(Result::ok).unwrap_or(0)))
+}
+
+/// Whether a file says that it is something else than settings of the kubelet. Without a word it is another matter.
+fn is_other(file: &Value) -> bool {
+    [("kind", "KubeletConfiguration"), ("apiVersion", "kubelet.config.k8s.io/v1beta1")]
+        .iter()
+        .any(|(key, own)| file.get(*key).and_then(Value::as_str).is_some_and(|said| said != *own))
+}
+
+fn of_another_kind(path: &str) -> String {
+    format!(
+        "{path} is no KubeletConfiguration of kubelet.config.k8s.io/v1beta1: what the kubelet makes of it is not known"
+    )
 }
 
 /// Deepest level of a drop-in that is looked at; the kubelet's own configuration has five.

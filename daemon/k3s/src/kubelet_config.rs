@@ -20,7 +20,7 @@ const FILES_LIMIT: usize = 256;
 pub(crate) const COPIED_FILE: &str = "10-cli-config.conf";
 pub(crate) const COPIED_FOLDER: &str = "20-cli-config-dir";
 /// What K3s itself writes there at every start.
-const OWN_FILE: &str = "00-k3s-defaults.conf";
+pub(crate) const OWN_FILE: &str = "00-k3s-defaults.conf";
 
 /// What the folder holds.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +32,8 @@ pub(crate) struct KubeletConfig {
     /// Files in the order they are merged.
     pub(crate) files: Vec<String>,
     pub(crate) problems: Vec<Problem>,
+    /// Files the kubelet ends at.
+    pub(crate) refused: Vec<Problem>,
     /// Whether the folder exists.
     pub(crate) folder: bool,
 }
@@ -41,9 +43,14 @@ pub(crate) fn read(files: &dyn NodeFiles, folder: &str) -> KubeletConfig {
     let mut out = KubeletConfig { path: folder.to_owned(), ..KubeletConfig::default() };
     walk(files, folder, 0, &mut out);
     for path in out.files.clone() {
-        match yaml_file(files, &path) {
+        let file = yaml_file(files, &path);
+        if let Ok(value) = &file
+            && let Some(detail) = refused(value.as_ref(), false)
+        {
+            out.refused.push(Problem { path: Some(path.clone()), line: None, detail: detail.to_owned() });
+        }
+        match file {
             Ok(Some(value)) if value.is_object() => out.parts.push((path, value)),
-            // An empty file changes nothing.
             Ok(Some(Value::Null) | None) => {}
             Ok(Some(_)) => {
                 let detail = "cannot be read: no map of settings at the top; the kubelet's settings are not known";
@@ -94,6 +101,26 @@ impl KubeletConfig {
     fn limit(&mut self, folder: &str, what: &str) {
         let detail = format!("cannot be looked through: {what}; the kubelet's files are not known");
         self.problems.push(Problem { path: Some(folder.to_owned()), line: None, detail });
+    }
+}
+
+/// Why the kubelet ends at a file of its settings; none where it takes it, or where that is said elsewhere. `alone`: the
+/// file its flag `--config` names, which has to say its version too.
+pub(crate) fn refused(file: Option<&Value>, alone: bool) -> Option<&'static str> {
+    let says = |key: &str| {
+        let value = file.and_then(|file| file.get(key));
+        value.and_then(Value::as_str).is_some_and(|text| !text.is_empty())
+    };
+    match file {
+        None | Some(Value::Null) => Some(
+            "empty: the kubelet does not start with it, nor does K3s; remove it, or write `apiVersion: \
+             kubelet.config.k8s.io/v1beta1`, `kind: KubeletConfiguration` and the settings",
+        ),
+        Some(Value::Object(_)) if !says("kind") || alone && !says("apiVersion") => Some(
+            "does not say what it is: the kubelet does not start with it, nor does K3s; add `apiVersion: \
+             kubelet.config.k8s.io/v1beta1` and `kind: KubeletConfiguration`",
+        ),
+        Some(_) => None,
     }
 }
 

@@ -8,8 +8,8 @@ use crate::argv::{Given, go_bool};
 use crate::components::KubeletArgs;
 use crate::effective::{FlagValue, Flags, Problem};
 use crate::files::NodeFiles;
-use crate::flag_names::refused;
-use crate::kubelet_config::KubeletConfig;
+use crate::flag_names;
+use crate::kubelet_config::{COPIED_FILE, COPIED_FOLDER, KubeletConfig, OWN_FILE, read, refused, yaml_file};
 use crate::traps::LOOKED_AT;
 use crate::version::K3sVersion;
 
@@ -69,8 +69,11 @@ pub(crate) fn judge(
     }
     judged.arguments(problems);
     let no_kubelet = judged.role == Role::Server && judged.on("disable-agent").is_some();
-    if !no_kubelet && variants.iter().any(|(v, _)| v.at_least(32, 0)) {
-        judged.kubelet_files(problems);
+    if !no_kubelet {
+        problems.extend(in_all(variants, "kubelet", |flags| judged.kubelet_file(flags)));
+        if variants.iter().any(|(v, _)| v.at_least(32, 0)) {
+            judged.kubelet_files(problems);
+        }
     }
 }
 
@@ -115,6 +118,24 @@ fn plugins(variants: &[(K3sVersion, BTreeMap<String, Flags>)], problems: &mut Ve
             return;
         }
     }
+}
+
+/// What is refused in every version that is possible.
+fn in_all(
+    variants: &[(K3sVersion, BTreeMap<String, Flags>)],
+    component: &str,
+    judge: impl Fn(&Flags) -> Option<Problem>,
+) -> Option<Problem> {
+    let mut found = None;
+    for (_, components) in variants {
+        found = Some(judge(components.get(component)?)?);
+    }
+    found
+}
+
+/// The value of a flag that names a file.
+fn file_of<'f>(flags: &'f Flags, name: &str) -> Option<&'f FlagValue> {
+    flags.get(name)?.last().filter(|given| !given.value.is_empty())
 }
 
 fn refuse(given: &Given, detail: impl Into<String>) -> Problem {
@@ -208,12 +229,12 @@ impl Judged<'_> {
         let server = self.role == Role::Server;
         let read = |name: &str| name != "kubelet-arg" && (server || name == "kube-proxy-arg");
         for given in self.given.iter().filter(|g| g.known && read(&g.name)) {
-            problems.extend(refused(&given.name, &given.value).map(|detail| refuse(given, detail)));
+            problems.extend(flag_names::refused(&given.name, &given.value).map(|detail| refuse(given, detail)));
         }
         // Of the kubelet's some are lost or taken by K3s itself.
         for item in &self.args.kept {
             let problem = |detail| Problem { path: item.path.clone(), line: item.line, detail };
-            problems.extend(refused("kubelet-arg", &item.text).map(problem));
+            problems.extend(flag_names::refused("kubelet-arg", &item.text).map(problem));
         }
     }
 
@@ -226,17 +247,49 @@ impl Judged<'_> {
             refuse(item, "a kubelet-arg `config` or `config-dir` without a value: K3s does not start");
         }
         let copied = |path: &str| path.starts_with('/') && self.kubelet.copies(path);
-        if let Some((item, path)) = &self.args.config
-            && copied(path)
-            && matches!(self.files.read(path, crate::merge::FILE_LIMIT), Ok(None))
-        {
-            refuse(item, "the kubelet's configuration file named here does not exist: K3s does not start");
+        let mut of_files: Vec<Problem> = Vec::new();
+        let config = self.args.config.as_ref().filter(|(_, path)| copied(path));
+        if let Some((item, path)) = config {
+            if matches!(self.files.read(path, crate::merge::FILE_LIMIT), Ok(None)) {
+                refuse(item, "the kubelet's configuration file named here does not exist: K3s does not start");
+            } else {
+                of_files.extend(self.refused_file(path, false));
+            }
         }
-        if let Some((item, path)) = &self.args.config_dir
-            && copied(path)
-            && matches!(self.files.list(path), Ok(None))
-        {
-            refuse(item, "the kubelet's configuration folder named here does not exist: K3s does not start");
+        let config_dir = self.args.config_dir.as_ref().filter(|(_, path)| copied(path));
+        if let Some((item, path)) = config_dir {
+            if matches!(self.files.list(path), Ok(None)) {
+                refuse(item, "the kubelet's configuration folder named here does not exist: K3s does not start");
+            } else {
+                of_files.extend(read(self.files, path.trim_end_matches('/')).refused);
+            }
         }
+        // What K3s writes anew at its start is not as it lies there now.
+        let folder = &self.kubelet.path;
+        let written_anew = |path: &str| {
+            let copied_from = |(_, source): &(_, String)| {
+                let below = path.strip_prefix(folder)?.strip_prefix('/')?.strip_prefix(COPIED_FOLDER)?;
+                Some(format!("{}{below}", source.trim_end_matches('/')))
+            };
+            path.strip_prefix(folder) == Some(&format!("/{OWN_FILE}"))
+                || config.is_some() && self.kubelet.is_copy(path, COPIED_FILE)
+                || config_dir.and_then(copied_from).is_some_and(|source| self.files.has_file(&source))
+        };
+        let stays = |problem: &&Problem| problem.path.as_deref().is_none_or(|path| !written_anew(path));
+        of_files.extend(self.kubelet.refused.iter().filter(stays).cloned());
+        problems.extend(of_files);
+    }
+
+    /// The file the kubelet's own flag names.
+    fn kubelet_file(&self, flags: &Flags) -> Option<Problem> {
+        let path = &file_of(flags, "config")?.value;
+        let there = path.starts_with('/') && self.files.has_file(path);
+        there.then(|| self.refused_file(path, true)).flatten()
+    }
+
+    fn refused_file(&self, path: &str, alone: bool) -> Option<Problem> {
+        let file = yaml_file(self.files, path).ok()?;
+        let detail = refused(file.as_ref(), alone)?;
+        Some(Problem { path: Some(path.to_owned()), line: None, detail: detail.to_owned() })
     }
 }

@@ -518,7 +518,8 @@ fn values_k3s_looks_at_itself() {
 #[test]
 fn copies_the_kubelets_folder_will_hold() {
     let folder = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
-    let base = MemoryFiles::new().file("/k.yaml", "").file("/k.d/a.conf", "").dir(folder);
+    let kind = "kind: KubeletConfiguration\n";
+    let base = MemoryFiles::new().file("/k.yaml", kind).file("/k.d/a.conf", kind).dir(folder);
     let next = |files: &MemoryFiles, args: &str| {
         let files = files.clone().file(MAIN, format!("kubelet-arg: {args}\n"));
         let config = effective(&files, &Ask { role: Some(Role::Agent), ..Ask::default() });

@@ -100,7 +100,13 @@ const NAMES_A_SECRET: [&str; 3] = ["token-file", "agent-token-file", "vpn-auth-f
 
 /// Files beside those of the configuration that are looked at for traps: a change of them is one of the configuration.
 pub fn also(configuration: &Configuration) -> impl Iterator<Item = String> {
-    secret_files(configuration).map(|(_, path, _)| path).chain(registries_file(configuration))
+    let named = [("kubelet", "config"), ("kube-apiserver", "authentication-config")]
+        .into_iter()
+        .filter_map(|(component, flag)| configuration.flag(component, flag).pop())
+        .map(|flag| flag.value);
+    let copied = configuration.kubelet_folder().map(|folder| [&folder.copied_file, &folder.copied_folder]);
+    let refused = named.chain(copied.into_iter().flatten().flatten().cloned()).filter(|path| path.starts_with('/'));
+    secret_files(configuration).map(|(_, path, _)| path).chain(registries_file(configuration)).chain(refused)
 }
 
 /// Files with a secret in them, each with the option that names it and where that stands. Only those with an absolute

@@ -7,6 +7,7 @@ use picket_tests::node::Profile;
 
 use crate::{Node, built_in, json, rows};
 
+const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
 const FOLDER: &str = "/var/lib/rancher/k3s/agent/etc/kubelet.conf.d";
 
 fn put(node: &Node, path: &str, text: &str) {
@@ -19,8 +20,8 @@ fn put(node: &Node, path: &str, text: &str) {
 fn with(args: &str) -> Node {
     let node = Node::new(Profile::DefaultServer);
     put(&node, "/etc/rancher/k3s/config.yaml.d/90-kubelet.yaml", &format!("kubelet-arg+: {args}\n"));
-    put(&node, "/etc/k.yaml", "makeIPTablesUtilChains: false\npodPidsLimit: 5\n");
-    put(&node, "/etc/k.d/deep/a.conf", "podPidsLimit: 7\n");
+    put(&node, "/etc/k.yaml", &format!("{HEAD}makeIPTablesUtilChains: false\npodPidsLimit: 5\n"));
+    put(&node, "/etc/k.d/deep/a.conf", &format!("{HEAD}podPidsLimit: 7\n"));
     node
 }
 
@@ -83,4 +84,28 @@ fn what_kubelet_arg_names_and_cannot_be_read_is_no_pass() {
     }
     let elsewhere = with("[config-dir+=/etc/k.d]");
     assert_eq!(says(&elsewhere, "kubelet-anonymous-auth").0, Unknown, "K3s' own drop-ins are not read then");
+}
+
+#[test]
+fn a_file_with_which_the_kubelet_does_not_start_passes_nothing() {
+    let judged = |path: &str, text: &str, args: &str| {
+        let node = with(args);
+        put(&node, path, text);
+        let refused = says(&node, "trap-refused");
+        let rows = node.scan(&built_in());
+        let passed = rows.verdicts.iter().any(|v| v.control.starts_with("kubelet-pod") && v.status == Pass);
+        let config = rows.verdicts.iter().any(|v| v.control == "kubelet-seccomp-default" && v.status == Pass);
+        (refused.0, passed || config)
+    };
+    let drop_in = format!("{FOLDER}/50-a.conf");
+    let settings = "podPidsLimit: 100\nseccompDefault: true\n";
+    for text in ["", settings] {
+        assert_eq!(judged(&drop_in, text, "[v=2]"), (Fail, false), "{text:?}");
+        assert_eq!(judged("/etc/k.yaml", text, "[config=/etc/k.yaml]"), (Fail, false), "{text:?}");
+        assert_eq!(judged("/etc/k.yaml", text, "[config+=/etc/k.yaml]"), (Fail, false), "{text:?}");
+        assert_eq!(judged("/etc/k.d/a.conf", text, "[config-dir=/etc/k.d]"), (Fail, false), "{text:?}");
+    }
+    assert_eq!(judged(&drop_in, &format!("{HEAD}{settings}"), "[v=2]"), (Pass, true));
+    let other = format!("{}{settings}", HEAD.replace("KubeletConfiguration", "KubeProxyConfiguration"));
+    assert_eq!(judged(&drop_in, &other, "[v=2]"), (Pass, false), "it may start, and nobody knows with what");
 }
