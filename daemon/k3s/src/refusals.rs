@@ -6,7 +6,7 @@ use picket_model::Role;
 
 use crate::argv::{Given, go_bool};
 use crate::components::KubeletArgs;
-use crate::effective::{FlagValue, Flags, Problem};
+use crate::effective::{FlagValue, Flags, Layer, Problem};
 use crate::files::NodeFiles;
 use crate::flag_names;
 use crate::kubelet_config::{COPIED_FILE, COPIED_FOLDER, KubeletConfig, OWN_FILE, read, refused, yaml_file};
@@ -66,6 +66,8 @@ pub(crate) fn judge(
         plugins(variants, problems);
         lists(variants, problems);
         judged.together(problems);
+        problems.extend(in_all(variants, "kube-apiserver", authorization));
+        problems.extend(in_all(variants, "kube-apiserver", |flags| judged.authentication(flags)));
     }
     judged.arguments(problems);
     let no_kubelet = judged.role == Role::Server && judged.on("disable-agent").is_some();
@@ -136,6 +138,34 @@ fn in_all(
 /// The value of a flag that names a file.
 fn file_of<'f>(flags: &'f Flags, name: &str) -> Option<&'f FlagValue> {
     flags.get(name)?.last().filter(|given| !given.value.is_empty())
+}
+
+/// A file of authorizers is all or nothing.
+fn authorization(flags: &Flags) -> Option<Problem> {
+    // Without `=` it is no file, and K3s since 2025 ends at that by itself.
+    let file = file_of(flags, "authorization-config").filter(|file| file.value != "true")?;
+    let excluded = |name: &&String| *name == "authorization-mode" || name.starts_with("authorization-webhook-");
+    let (name, by) = flags.keys().find(excluded).map(|name| (name, passed_by(flags, name)))?;
+    Some(of_flag(
+        file,
+        format!(
+            "`authorization-config` beside the `{name}` {by}: the API server takes one of them only, and K3s does not start"
+        ),
+    ))
+}
+
+/// Who passes a flag.
+fn passed_by(flags: &Flags, name: &str) -> &'static str {
+    let own = |given: &FlagValue| given.layer == Layer::K3sDefault;
+    if flags.get(name).is_some_and(|values| values.iter().all(own)) {
+        "this version of K3s passes itself"
+    } else {
+        "given too"
+    }
+}
+
+fn of_flag(flag: &FlagValue, detail: String) -> Problem {
+    Problem { path: flag.path.clone(), line: flag.line, detail }
 }
 
 fn refuse(given: &Given, detail: impl Into<String>) -> Problem {
@@ -278,6 +308,23 @@ impl Judged<'_> {
         let stays = |problem: &&Problem| problem.path.as_deref().is_none_or(|path| !written_anew(path));
         of_files.extend(self.kubelet.refused.iter().filter(stays).cloned());
         problems.extend(of_files);
+    }
+
+    /// Anonymous requests are a matter of the flag or of the file.
+    fn authentication(&self, flags: &Flags) -> Option<Problem> {
+        let file = file_of(flags, "authentication-config").filter(|file| file.value.starts_with('/'))?;
+        if !flags.contains_key("anonymous-auth") {
+            return None;
+        }
+        let content = yaml_file(self.files, &file.value).ok()??;
+        content.get("anonymous").filter(|block| !block.is_null())?;
+        let by = passed_by(flags, "anonymous-auth");
+        Some(of_flag(
+            file,
+            format!(
+                "`authentication-config` with an `anonymous` block beside the `anonymous-auth` {by}: the API server takes one of them only, and K3s does not start"
+            ),
+        ))
     }
 
     /// The file the kubelet's own flag names.

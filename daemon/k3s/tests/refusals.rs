@@ -71,3 +71,39 @@ fn what_k3s_writes_anew_is_not_judged_as_it_lies_there() {
     let names = ["10-cli-config.conf", "20-cli-config-dir/a.conf", "20-cli-config-dir/old.conf"];
     assert_eq!(places(&of(&files, "debug: true\n", None)), names.map(|name| format!("{FOLDER}/{name}")));
 }
+
+#[test]
+fn anonymous_requests_are_a_matter_of_the_flag_or_of_the_file() {
+    let head = "apiVersion: apiserver.config.k8s.io/v1beta1\nkind: AuthenticationConfiguration\n";
+    let files = MemoryFiles::new()
+        .file("/block.yaml", format!("{head}anonymous: {{enabled: false}}\n"))
+        .file("/none.yaml", format!("{head}anonymous: null\njwt: []\n"));
+    let refused = |file: &str, more: &str, version| {
+        let config = of(&files, &format!("kube-apiserver-arg: [{file}{more}]\n"), version);
+        !places(&config).is_empty()
+    };
+    let (block, none) = ("authentication-config=/block.yaml", "authentication-config=/none.yaml");
+    for version in [None, Some((31, 4)), Some((33, 1)), Some((36, 2))] {
+        assert!(refused(block, ", anonymous-auth=false", version), "{version:?}");
+        assert!(refused(block, ", anonymous-auth=true", version), "{version:?}");
+        assert!(!refused(none, ", anonymous-auth=false", version), "{version:?}");
+        assert_eq!(refused(block, "", version), version == Some((31, 4)), "K3s' own flag beside it: {version:?}");
+    }
+    assert!(refused("authentication-config+=/block.yaml", "", Some((36, 2))), "K3s does not see this form");
+    assert!(!refused("authentication-config=/gone.yaml", ", anonymous-auth=false", None), "not seen");
+}
+
+#[test]
+fn authorizers_stand_in_the_file_or_in_flags() {
+    let refused = |items: &str, version| {
+        let config = of(&MemoryFiles::new(), &format!("kube-apiserver-arg: [{items}]\n"), version);
+        !places(&config).is_empty()
+    };
+    for version in [None, Some((31, 4)), Some((32, 4)), Some((36, 2))] {
+        assert!(refused("authorization-config=/a.yaml, authorization-mode=RBAC", version), "{version:?}");
+        assert!(refused("authorization-config+=/a.yaml", version), "K3s does not see this form");
+        assert!(refused("authorization-config=/a.yaml, authorization-webhook-version=v1", version), "{version:?}");
+        assert_eq!(refused("authorization-config=/a.yaml", version), version == Some((31, 4)), "{version:?}");
+        assert!(!refused("authorization-mode=Node", version), "{version:?}");
+    }
+}
