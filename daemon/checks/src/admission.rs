@@ -73,7 +73,16 @@ impl AdmissionConfig {
     }
 }
 
+/// The plugin refuses a section that does not say what it is, and the API server ends.
 fn pod_security(value: &Value) -> Result<PodSecurity, DocumentError> {
+    let says = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default();
+    if says("kind") != "PodSecurityConfiguration"
+        || !says("apiVersion").starts_with("pod-security.admission.config.k8s.io/")
+    {
+        return Err(DocumentError::shape(
+            "PodSecurity: its configuration must be a PodSecurityConfiguration of pod-security.admission.config.k8s.io",
+        ));
+    }
     let mut out = PodSecurity::default();
     match value.get("defaults") {
         None | Some(Value::Null) => {}

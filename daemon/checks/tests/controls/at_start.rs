@@ -39,7 +39,7 @@ fn weakening() -> Observation<serde_json::Value> {
 
 fn admission(level: &str) -> Observation<AdmissionConfig> {
     let text = format!(
-        "kind: AdmissionConfiguration\nplugins:\n- name: PodSecurity\n  configuration:\n    defaults: {{enforce: {level}}}\n"
+        "kind: AdmissionConfiguration\nplugins:\n- name: PodSecurity\n  configuration:\n    apiVersion: pod-security.admission.config.k8s.io/v1\n    kind: PodSecurityConfiguration\n    defaults: {{enforce: {level}}}\n"
     );
     Observation::from(AdmissionConfig::parse(text.as_bytes()).unwrap())
 }

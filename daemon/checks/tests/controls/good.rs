@@ -352,7 +352,7 @@ pub(crate) fn node(role: Role) -> Snapshot {
         })
         .collect();
     let admission = AdmissionConfig::parse(
-        b"kind: AdmissionConfiguration\nplugins:\n- name: PodSecurity\n  configuration:\n    defaults: {enforce: restricted}\n    exemptions: {namespaces: [kube-system]}\n- name: EventRateLimit\n  path: ev.yaml\n",
+        b"kind: AdmissionConfiguration\nplugins:\n- name: PodSecurity\n  configuration:\n    apiVersion: pod-security.admission.config.k8s.io/v1\n    kind: PodSecurityConfiguration\n    defaults: {enforce: restricted}\n    exemptions: {namespaces: [kube-system]}\n- name: EventRateLimit\n  path: ev.yaml\n",
     )
     .unwrap();
     snap.admission_configs =
@@ -368,6 +368,7 @@ pub(crate) fn node(role: Role) -> Snapshot {
     snap.etcd_config = Observation::from(serde_json::json!({
         "client-transport-security": pair("server-client"),
         "peer-transport-security": pair("peer-server-client"),
+        "listen-metrics-urls": "http://127.0.0.1:2381",
     }));
     snap.kubelet_dropins = BTreeMap::from([(
         format!("{DATA}/agent/etc/kubelet.conf.d/00-k3s-defaults.conf"),

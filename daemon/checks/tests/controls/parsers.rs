@@ -108,6 +108,23 @@ fn the_first_of_several_documents_counts() {
 }
 
 #[test]
+fn a_section_on_pods_has_to_say_what_it_is() {
+    let parse = |head: &str| {
+        let text = format!(
+            "kind: AdmissionConfiguration\nplugins:\n- name: PodSecurity\n  configuration:\n    {head}defaults: {{enforce: baseline}}\n"
+        );
+        AdmissionConfig::parse(text.as_bytes()).map(|config| config.pod_security.unwrap().defaults["enforce"].clone())
+    };
+    let version = "apiVersion: pod-security.admission.config.k8s.io/v1\n    ";
+    assert_eq!(parse(&format!("{version}kind: PodSecurityConfiguration\n    ")), Ok("baseline".to_owned()));
+    let wrong = format!("{version}kind: PodSecurityPolicy\n    ");
+    let other = "apiVersion: policy/v1\n    kind: PodSecurityConfiguration\n    ";
+    for head in ["", version, "kind: PodSecurityConfiguration\n    ", &wrong, other] {
+        assert!(parse(head).is_err(), "{head:?}");
+    }
+}
+
+#[test]
 fn documents_have_a_largest_size() {
     let huge = vec![b' '; MAX_DOCUMENT + 1];
     assert!(matches!(parse_yaml_map(&huge), Err(DocumentError::TooLarge { .. })));
