@@ -140,6 +140,39 @@ fn arguments_of_etcd_count_at_the_next_start() {
 }
 
 #[test]
+fn etcd_tells_its_metrics_where_its_file_and_arguments_say() {
+    let control = "k3s-etcd-expose-metrics";
+    let node = Node::new(Profile::EtcdServer);
+    let path = node.sample.path(&format!("{DATA}/server/db/etcd/config"));
+    let open = fs::read_to_string(&path).unwrap();
+    let closed = open.replace(",http://10.97.0.1:2381", "");
+    let says = |written: Option<&str>, options: &str| {
+        node.put("/etc/rancher/k3s/config.yaml.d", b"50.yaml", options, 0o600);
+        match written {
+            Some(text) => fs::write(&path, text).unwrap(),
+            None => fs::remove_file(&path).unwrap(),
+        }
+        let rows = node.rows(control);
+        assert_eq!((rows.len(), rows[0].0.as_str()), (1, "etcd-expose-metrics"));
+        rows[0].1
+    };
+    let argument = |urls: &str| format!("etcd-expose-metrics: false\netcd-arg: [\"listen-metrics-urls={urls}\"]\n");
+    assert_eq!(says(Some(&open), "etcd-expose-metrics: true\n"), Fail);
+    assert_eq!(says(Some(&closed), "etcd-expose-metrics: true\n"), Fail, "from the next start on");
+    assert_eq!(says(Some(&open), "etcd-expose-metrics: false\n"), Fail, "until the next start");
+    assert_eq!(says(Some(&closed), "etcd-expose-metrics: false\n"), Pass);
+    for urls in ["http://0.0.0.0:2381", "http://127.0.0.1:2381,http://10.0.0.1:2381", "http://[::]:2381", "http://x:1"]
+    {
+        assert_eq!(says(Some(&closed), &argument(urls)), Fail, "{urls}");
+    }
+    for urls in ["http://127.0.0.1:2381", "http://localhost:1,http://[::1]:2", "unix://localhost:m1", ""] {
+        assert_eq!(says(Some(&closed), &argument(urls)), Pass, "{urls}");
+    }
+    assert_eq!(says(Some("a: ["), "etcd-expose-metrics: false\n"), Unknown);
+    assert_eq!(says(None, "etcd-expose-metrics: false\n"), Pass, "it has not been started");
+}
+
+#[test]
 fn more_files_than_are_looked_at_are_one_doubt() {
     let node = Node::new(Profile::DefaultServer);
     let folder = format!("{DATA}/server/manifests");

@@ -1,6 +1,8 @@
 //! etcd's settings: the file K3s writes for it at every start, and what `etcd-arg` makes of it at the next.
 
-use picket_model::{Evidence, Observation};
+use std::net::IpAddr;
+
+use picket_model::{Evidence, Observation, Status};
 
 use crate::catalogue::{Control, Modifier};
 use crate::context::Context;
@@ -8,6 +10,7 @@ use crate::judge_files::subject;
 use crate::judge_flags::{Found, one};
 use crate::node_config::Setting;
 use crate::row::Row;
+use crate::values::{boolean, host};
 
 /// `PATH: a.b` in etcd's configuration file.
 pub(crate) fn item(ctx: Context<'_>, what: &str) -> Option<(String, Vec<Found>)> {
@@ -49,6 +52,64 @@ fn argument(ctx: Context<'_>, key: &str) -> Option<Found> {
     Some(match inside {
         true => Found::Unknown(format!("etcd-arg puts something else in place of {top}, which is not looked into")),
         false => Found::Values(vec![Setting::new(value, setting.evidence.clone())]),
+    })
+}
+
+/// The addresses at which etcd tells its metrics, without TLS and login.
+const METRICS_URLS: &str = "listen-metrics-urls";
+/// K3s' option that adds the node's own address to them.
+const EXPOSED: &str = "etcd-expose-metrics";
+
+/// Where etcd's metrics can be read: by the file etcd runs with, and by what the next start makes of it.
+pub(crate) fn metrics(ctx: Context<'_>, control: &Control) -> Row {
+    let written = control.what.iter().find(|what| what.ends_with(METRICS_URLS)).and_then(|what| item(ctx, what));
+    let Some((_, written)) = written else { return Row::unknown(EXPOSED, "the catalogue names no file") };
+    let config = match ctx.config() {
+        Ok(config) => config,
+        Err(reason) => return Row::unknown(EXPOSED, reason),
+    };
+    let option = config.option(EXPOSED);
+    let evidence = match option {
+        Some(option) => told(EXPOSED, option),
+        None => Evidence::note(format!("{EXPOSED}: not set; the default is false")),
+    };
+    if !ctx.is_in_force() && argument(ctx, METRICS_URLS).is_none() {
+        if let Some(option) = option.filter(|option| boolean(&option.value) == Some(true)) {
+            return Row::new(EXPOSED, Status::Fail, option.value.clone()).with(evidence);
+        }
+        // K3s writes the file anew at its next start. Until then it counts, unless that is judged by itself.
+        if ctx.snap.running.value().is_some() || matches!(ctx.snap.etcd_config, Observation::Absent) {
+            return Row::new(EXPOSED, Status::Pass, "only on loopback").with(evidence);
+        }
+    }
+    let row = match written.into_iter().next() {
+        Some(Found::Values(urls)) => match urls.last() {
+            Some(urls) => {
+                let what = told(METRICS_URLS, urls);
+                let good = on_loopback(&urls.value);
+                let words = if good { "only on loopback".to_owned() } else { what.detail.clone() };
+                Row::pass_if(EXPOSED, good, words).with(what)
+            }
+            None => Row::unknown(EXPOSED, "nothing was looked at"),
+        },
+        Some(Found::Absent) => Row::new(EXPOSED, Status::Pass, format!("no {METRICS_URLS}: etcd has no such address")),
+        Some(Found::Unknown(reason) | Found::Forgotten(reason)) => Row::unknown(EXPOSED, reason),
+        None => Row::unknown(EXPOSED, "nothing was looked at"),
+    };
+    row.with(evidence)
+}
+
+fn told(name: &str, setting: &Setting) -> Evidence {
+    Evidence { detail: format!("{name} = {}", setting.value), ..setting.evidence.clone() }
+}
+
+/// Whether only the node itself reaches all of these URLs.
+fn on_loopback(urls: &str) -> bool {
+    urls.split(',').map(str::trim).filter(|url| !url.is_empty()).all(|url| {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+        let host = host(rest.split('/').next().unwrap_or_default());
+        let loopback = || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        scheme.starts_with("unix") || host == "localhost" || loopback()
     })
 }
 

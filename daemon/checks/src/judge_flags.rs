@@ -36,6 +36,7 @@ pub(crate) fn judge(ctx: Context<'_>, control: &Control) -> Vec<Row> {
         "psa-exemptions-minimal" => psa_exemptions(ctx, control),
         "registries-tls-verified" => registries(ctx, control),
         "etcd-unique-ca" => judge_etcd::ca(ctx, control),
+        "k3s-etcd-expose-metrics" => vec![judge_etcd::metrics(ctx, control)],
         "k3s-write-kubeconfig-mode" => vec![kubeconfig_mode(ctx, control)],
         "kubelet-dropin-no-security-override" => dropins(ctx, control),
         "kubelet-defaults-file-intact" => vec![defaults_file(ctx, control)],

@@ -80,7 +80,7 @@ pub fn depends(snapshot: &Snapshot, policy: &Policy, control: &Control) -> Vec<S
                 keys.push(SourceKey::Configuration);
             }
         }
-        Source::K3s => keys.extend([SourceKey::Configuration, SourceKey::Registries]),
+        Source::K3s => keys.extend([SourceKey::Configuration, SourceKey::Registries, SourceKey::EtcdConfig]),
         Source::ApiServer => keys.extend([SourceKey::Configuration, SourceKey::ApiServerFiles, SourceKey::Encryption]),
         Source::ControllerManager | Source::Scheduler | Source::CloudController => keys.push(SourceKey::Configuration),
         Source::Kubelet => {
