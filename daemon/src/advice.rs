@@ -193,9 +193,25 @@ const fn argument_option(source: Source) -> Option<&'static str> {
 /// What has to be restarted before a change counts, in words.
 pub fn restart(control: &Control, role: Option<Role>) -> String {
     let unit = if role == Some(Role::Agent) { "k3s-agent" } else { "k3s" };
+    let at_once = || "nothing: it counts at once".to_owned();
     match control.source {
-        Source::FileMode | Source::FileOwner | Source::Sysctl | Source::Datastore | Source::ClusterApi => {
-            "nothing: it counts at once".to_owned()
+        // Files are read at a start, and whom they belong to counts now.
+        Source::Token | Source::AuditPolicy
+            if matches!(control.expected.op, Op::ModeAtMost | Op::OwnerIs | Op::SymlinkTo) =>
+        {
+            at_once()
+        }
+        Source::Sysctl if control.expected.op == Op::PersistedEquals => {
+            "nothing, but such files count only after sysctl --system or a reboot".to_owned()
+        }
+        // The others of this kind look at what is stored.
+        Source::Datastore if control.expected.op == Op::DatastoreTls => {
+            format!("K3s, which reads its configuration only at start: systemctl restart {unit}")
+        }
+        Source::FileMode | Source::FileOwner | Source::Sysctl | Source::Datastore | Source::ClusterApi => at_once(),
+        // What systemd holds of a unit is as old as its last reload.
+        Source::Token if control.expected.op == Op::NotMatches => {
+            format!("systemctl daemon-reload, then systemctl restart {unit}")
         }
         Source::AuditLog => "nothing, unless options of K3s change".to_owned(),
         Source::Token => format!("K3s on every node that uses the token: systemctl restart {unit}"),
@@ -215,6 +231,28 @@ mod tests {
     fn lines(id: &str) -> Vec<String> {
         let catalogue = Catalogue::built_in().unwrap();
         of(catalogue.get(id).unwrap(), "/data", None).map(|a| a.settings.lines()).unwrap_or_default()
+    }
+
+    #[test]
+    fn only_what_is_read_at_a_start_needs_one() {
+        let catalogue = Catalogue::built_in().unwrap();
+        let says = |id: &str| restart(catalogue.get(id).unwrap(), None);
+        for id in [
+            "token-server-file-mode",
+            "token-agent-token-file-mode",
+            "token-node-token-link",
+            "audit-policy-file-protected",
+            "k3s-config-file-mode",
+            "sysctl-kernel-panic",
+        ] {
+            assert_eq!(says(id), "nothing: it counts at once", "{id}");
+        }
+        for id in ["k3s-datastore-tls", "audit-policy-catch-all", "k3s-write-kubeconfig-mode"] {
+            assert!(says(id).ends_with(": systemctl restart k3s"), "{id}: {}", says(id));
+        }
+        assert!(says("token-not-in-unit-file").contains("daemon-reload"));
+        assert!(says("sysctl-persisted").contains("sysctl --system"));
+        assert!(says("token-secure-format").contains("every node"));
     }
 
     #[test]
