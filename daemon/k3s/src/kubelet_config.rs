@@ -113,11 +113,11 @@ pub(crate) fn refused(file: Option<&Value>, alone: bool) -> Option<&'static str>
     };
     match file {
         None | Some(Value::Null) => Some(
-            "empty: the kubelet does not start with it, nor does K3s; remove it, or write `apiVersion: \
+            "a file of the kubelet without content: the kubelet does not start with it, nor does K3s; remove it, or write `apiVersion: \
              kubelet.config.k8s.io/v1beta1`, `kind: KubeletConfiguration` and the settings",
         ),
         Some(Value::Object(_)) if !says("kind") || alone && !says("apiVersion") => Some(
-            "does not say what it is: the kubelet does not start with it, nor does K3s; add `apiVersion: \
+            "a file of the kubelet that does not say what it is: the kubelet does not start with it, nor does K3s; add `apiVersion: \
              kubelet.config.k8s.io/v1beta1` and `kind: KubeletConfiguration`",
         ),
         Some(_) => None,
