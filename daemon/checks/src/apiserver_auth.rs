@@ -28,9 +28,11 @@ impl AuthenticationConfig {
     pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
         let value = parse_yaml_map(bytes)?;
         expect_kind(&value, "AuthenticationConfiguration")?;
+        only(&value, "the top", &["apiVersion", "kind", "jwt", "anonymous"])?;
         let Some(block) = value.get("anonymous").filter(|b| !b.is_null()) else {
             return Ok(Self::default());
         };
+        only(block, "anonymous", &["enabled", "conditions"])?;
         let enabled = match block.get("enabled") {
             None | Some(Value::Null) => false,
             Some(Value::Bool(enabled)) => *enabled,
@@ -41,6 +43,7 @@ impl AuthenticationConfig {
             None | Some(Value::Null) => {}
             Some(Value::Array(conditions)) => {
                 for condition in conditions {
+                    only(condition, "an anonymous condition", &["path"])?;
                     let path = condition
                         .get("path")
                         .and_then(Value::as_str)
@@ -83,6 +86,17 @@ impl AuthorizationConfig {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { authorizers })
+    }
+}
+
+/// The API server ends at a key it does not know. Which one it is, is not repeated.
+fn only(value: &Value, place: &str, known: &[&str]) -> Result<(), DocumentError> {
+    match value.as_object() {
+        Some(map) if map.keys().all(|key| known.contains(&key.as_str())) => Ok(()),
+        Some(_) => {
+            Err(DocumentError::shape(format!("a key that is not known in {place}: there can be {}", known.join(", "))))
+        }
+        None => Err(DocumentError::shape(format!("a map was expected in {place}"))),
     }
 }
 

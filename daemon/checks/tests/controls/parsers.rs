@@ -125,6 +125,22 @@ fn a_section_on_pods_has_to_say_what_it_is() {
 }
 
 #[test]
+fn an_authentication_file_with_a_key_that_is_not_known_is_refused() {
+    let parse =
+        |rest: &str| AuthenticationConfig::parse(format!("kind: AuthenticationConfiguration\n{rest}\n").as_bytes());
+    for good in
+        ["", "jwt: []", "anonymous: {enabled: false}", "anonymous: {enabled: true, conditions: [{path: /livez}]}"]
+    {
+        assert!(parse(good).is_ok(), "{good}");
+    }
+    for bad in
+        ["anonymous: {enable: false}", "anonymous: {conditions: [{path: /a, x: y}]}", "anonimous: {}", "anonymous: x"]
+    {
+        assert!(parse(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn documents_have_a_largest_size() {
     let huge = vec![b' '; MAX_DOCUMENT + 1];
     assert!(matches!(parse_yaml_map(&huge), Err(DocumentError::TooLarge { .. })));
