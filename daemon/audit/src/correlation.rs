@@ -12,7 +12,7 @@ use rsigma_parser::{
 use crate::fields::View;
 use crate::fingerprint::fingerprint;
 use crate::rule::{Kind, MAX_THRESHOLD, Rule};
-use crate::window::Waiting;
+use crate::window::{Waiting, different, make_room};
 
 /// Most rules a correlation may be over.
 const MOST_RULES: usize = 32;
@@ -232,12 +232,20 @@ impl Correlation {
         matches!(self.join, Join::Events | Join::Values) && self.threshold().is_none()
     }
 
-    /// Notes a match; true when the condition is met by what is waiting. `threshold` is the tuned one.
+    /// Whether a match has what is counted: a field that is absent is no value.
+    pub(crate) fn counts(&self, part: usize, view: &View<'_>) -> bool {
+        let fields = self.parts.get(part).map_or(&[][..], |part| &part.fields);
+        self.join != Join::Values || fields.iter().any(|field| !view.key_part(field).is_empty())
+    }
+
+    /// Notes a match; true when the condition is met by what is waiting. `threshold` is the tuned one, `span` how long a
+    /// value counts.
     pub(crate) fn note(
         &self,
         part: usize,
         view: &View<'_>,
         threshold: Option<usize>,
+        span: i64,
         waiting: &mut VecDeque<Waiting>,
         mut entry: Waiting,
     ) -> bool {
@@ -248,13 +256,16 @@ impl Correlation {
                     let values: Vec<_> = fields.iter().map(|field| view.key_part(field)).collect();
                     entry.value = fingerprint(values.iter().map(|value| &**value));
                 }
-                let known = waiting.iter_mut().find(|known| self.join == Join::Values && known.value == entry.value);
-                if let Some(known) = known {
+                let mut known =
+                    waiting.iter().position(|known| self.join == Join::Values && known.value == entry.value);
+                let mut over = |at: &usize| waiting.get_mut(*at).is_some_and(|known| !known.renew(entry.time, span));
+                if let Some(over) = known.take_if(|at| !self.waits() && over(at)) {
+                    waiting.remove(over);
+                }
+                if let Some(known) = known.and_then(|at| waiting.get_mut(at)) {
                     known.again += 1;
                 } else {
-                    if waiting.len() > MAX_THRESHOLD as usize {
-                        waiting.pop_front();
-                    }
+                    make_room(waiting, MAX_THRESHOLD as usize + 1);
                     waiting.push_back(entry);
                 }
                 !self.waits() && self.holds(threshold, waiting)
@@ -293,7 +304,7 @@ impl Correlation {
         if let Some(which) = &self.which {
             return which.holds(&seen);
         }
-        let number = waiting.len();
+        let number = if self.join == Join::Values { different(waiting) } else { waiting.len() };
         match (self.join, self.predicates.as_slice()) {
             // What the parser gives a temporal correlation without a condition.
             (Join::Temporal, [(ConditionOperator::Gte, 1)]) => (0..self.parts.len() as u64).all(seen),

@@ -14,8 +14,11 @@ use crate::told::Told;
 /// A match that waits for others of its key, because the rule wants more than one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Waiting {
-    /// Microseconds since 1970.
+    /// When it was last seen, in microseconds since 1970.
     pub(crate) time: i64,
+    /// How long before it was first seen, in microseconds: where it stands and who did it are of then.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) since: i64,
     /// Fingerprint of the value that is counted or compared.
     pub(crate) value: u64,
     /// How much it counts.
@@ -41,6 +44,55 @@ pub(crate) struct Waiting {
     /// What a detection says that stands here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) told: Option<Told>,
+}
+
+impl Waiting {
+    /// When it was first seen.
+    pub(crate) const fn first(&self) -> i64 {
+        self.time.saturating_sub(self.since)
+    }
+
+    /// Whether it was seen less than this long before or after.
+    pub(crate) const fn is_near(&self, time: i64, length: i64) -> bool {
+        self.first().saturating_sub(length) < time && time < self.time.saturating_add(length)
+    }
+
+    /// Its value is seen again: it counts from now on. False when it was first seen so long ago that this is none of its
+    /// repetitions: a value that comes every minute would otherwise stand for ever where it first stood.
+    pub(crate) const fn renew(&mut self, time: i64, length: i64) -> bool {
+        if time.saturating_sub(self.first()) >= length {
+            return false;
+        }
+        let (first, last) = (self.first(), if time > self.time { time } else { self.time });
+        // What comes late may be the first, as long as the last is still within its window.
+        let first = if time < first && last.saturating_sub(time) < length { time } else { first };
+        self.time = last;
+        self.since = last.saturating_sub(first);
+        true
+    }
+}
+
+/// How many different values wait, each with what it weighs. One may wait twice, with its times too far apart to be
+/// one: an event that comes late can have both as neighbours.
+pub(crate) fn different(waiting: &VecDeque<Waiting>) -> usize {
+    let mut values: Vec<_> = waiting.iter().map(|waiting| (waiting.value, waiting.weight.max(1))).collect();
+    values.sort_unstable_by(|one, other| other.cmp(one));
+    values.dedup_by_key(|(value, _)| *value);
+    values.into_iter().map(|(_, weight)| weight as usize).sum()
+}
+
+/// Makes room for one more: what was not seen for longest goes.
+pub(crate) fn make_room(waiting: &mut VecDeque<Waiting>, most: usize) {
+    if waiting.len() >= most
+        && let Some((oldest, _)) = waiting.iter().enumerate().min_by_key(|(_, waiting)| waiting.time)
+    {
+        waiting.remove(oldest);
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// A detection that is still being counted into.
@@ -91,7 +143,7 @@ impl Window {
         let from = time.min(now.saturating_sub(LOOSE)).saturating_sub(length);
         let to = if steady { now.saturating_add(LOOSE).saturating_add(length) } else { i64::MAX };
         self.waiting.retain(|waiting| waiting.time > from && waiting.time < to);
-        let is_near = |waiting: &Waiting| waiting.time.saturating_sub(time).saturating_abs() < length;
+        let is_near = |waiting: &Waiting| waiting.is_near(time, length);
         if self.waiting.iter().all(is_near) {
             return VecDeque::new();
         }

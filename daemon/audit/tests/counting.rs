@@ -224,6 +224,51 @@ fn a_burst_counts_every_request_and_says_what_was_had() {
     assert_eq!((raised.count, raised.audit_ids.len()), (208, 100), "ids up to the limit");
 }
 
+/// A secret read at this second.
+fn read(second: i64, name: i64) -> String {
+    event(second, json!({"objectRef": {"resource": "secrets", "namespace": "d", "name": format!("s{name}")}}))
+}
+
+fn bursts(lines: Vec<String>) -> Vec<(u64, u64, String)> {
+    of(&run(&lines), "secret-read-burst").iter().map(|d| (d.line, d.count, d.time.to_string())).collect()
+}
+
+#[test]
+fn a_value_that_is_seen_again_counts_from_then_on() {
+    let reads = |from: i64, names: std::ops::Range<i64>| names.zip(from..).map(|(name, second)| read(second, name));
+    // Ten different ones within 29 seconds; some were read before.
+    let lines = reads(0, 0..5).chain(reads(280, 0..5)).chain(reads(305, 5..10)).collect();
+    assert_eq!(bursts(lines), [(1, 15, time(0))]);
+    let lines = reads(0, 0..9).chain(reads(290, 0..9)).chain(reads(320, 9..10)).collect();
+    assert_eq!(bursts(lines), [(1, 19, time(0))]);
+    // What was read long before is none of it.
+    let lines = reads(0, 0..9).chain(reads(400, 0..9)).chain(reads(420, 9..10)).collect();
+    assert_eq!(bursts(lines), [(10, 10, time(400))]);
+    // Twelve in turn, of which no five minutes see more than five.
+    assert_eq!(bursts((0..60).map(|at| read(60 * at, at % 12)).collect()), []);
+    // What comes late is a neighbour of what was seen since, too.
+    let lines = reads(0, 0..1).chain([read(290, 0)]).chain((1..10).map(|at| read(20 - at, at))).collect();
+    assert_eq!(bursts(lines), [(1, 11, time(0))]);
+}
+
+#[test]
+fn a_value_that_comes_for_ever_costs_no_more() {
+    let mut detector = detector(&Settings::replay());
+    let mut lengths = Vec::new();
+    for at in 0..600 {
+        let line = read(10 * at, at % 5);
+        let event = Event::parse(line.as_bytes()).expect("an event");
+        detector.observe(&event, Position { file: "audit.log", line: 1 }, &mut Vec::new());
+        if at % 7 == 0 {
+            let state: Value = serde_json::from_slice(&detector.state().expect("state")).expect("JSON");
+            lengths.push(state["windows"].to_string().len());
+        }
+    }
+    let (early, late) = lengths.split_at(lengths.len() / 2);
+    // The numbers themselves grow.
+    assert!(late.iter().max() <= early.iter().max().map(|most| most + 200).as_ref(), "{early:?} {late:?}");
+}
+
 #[test]
 fn a_session_whose_audit_id_another_has_too_is_raised_once() {
     let exec = |second: i64, user: &str, stage: &str, received: i64| {

@@ -116,6 +116,21 @@ fn a_correlation_counts_values_and_its_rule_is_silent() {
 }
 
 #[test]
+fn a_correlation_counts_a_value_from_when_it_was_last_seen_and_an_absent_one_not_at_all() {
+    let library = load(&[file("reads.yml", &READS.replace("5m", "20s"))], "");
+    let raised = |reads: &[(u32, &str)]| {
+        let lines: Vec<_> = reads.iter().map(|(second, name)| config_map(*second, name)).collect();
+        of(&run(&library, &lines), "site-many-reads").iter().map(|d| (d.line, d.count)).collect::<Vec<_>>()
+    };
+    assert_eq!(raised(&[(0, "a"), (15, "a"), (30, "b"), (31, "c")]), [(1, 4)]);
+    assert_eq!(raised(&[(0, "a"), (30, "a"), (45, "b"), (46, "c")]), [(2, 3)]);
+    assert_eq!(raised(&[(0, "a"), (10, "b"), (25, "c")]), []);
+    // Both times of the first are neighbours of the second.
+    assert_eq!(raised(&[(40, "a"), (5, "a"), (22, "b")]), []);
+    assert_eq!(raised(&[(0, "a"), (1, "b"), (2, "")]), [], "no name is none");
+}
+
+#[test]
 fn what_cannot_be_used_names_file_and_line_and_the_others_run() {
     let bad = |change: &str| READS.replace("type: value_count", change);
     for (text, line, part) in [

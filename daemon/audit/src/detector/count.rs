@@ -12,7 +12,7 @@ use crate::fields::View;
 use crate::fingerprint::fingerprint;
 use crate::rule::{Kind, Rule, Stateful};
 use crate::told::Told;
-use crate::window::{Open, Waiting, Window};
+use crate::window::{Open, Waiting, Window, different, make_room};
 
 /// The roll-up window of a rule without one (E13).
 pub(super) const ROLL_UP_S: i64 = 60;
@@ -123,11 +123,18 @@ impl Detector {
                 return false;
             }
             let ids = window.waiting.iter().map(|waiting| 1 + waiting.others.len()).sum::<usize>();
-            let known = match stateful.kind {
-                Kind::Distinct | Kind::Compare => window.waiting.iter_mut().find(|waiting| waiting.value == value),
+            let mut known = match stateful.kind {
+                Kind::Distinct | Kind::Compare => window.waiting.iter().position(|waiting| waiting.value == value),
                 _ => None,
             };
-            if let Some(known) = known {
+            if stateful.kind == Kind::Distinct {
+                let mut over =
+                    |at: &usize| window.waiting.get_mut(*at).is_some_and(|known| !known.renew(time, window_us));
+                if let Some(over) = known.take_if(|at| over(at)) {
+                    window.waiting.remove(over);
+                }
+            }
+            if let Some(known) = known.and_then(|at| window.waiting.get_mut(at)) {
                 if stateful.kind == Kind::Compare {
                     // Still in use.
                     known.time = known.time.max(time);
@@ -141,11 +148,10 @@ impl Detector {
                     }
                 }
             } else {
-                if window.waiting.len() >= most {
-                    window.waiting.pop_front();
-                }
+                make_room(&mut window.waiting, most);
                 window.waiting.push_back(Waiting {
                     time,
+                    since: 0,
                     value,
                     weight: rule.weight_of(view),
                     again: 0,
@@ -165,7 +171,10 @@ impl Detector {
             let reached = match stateful.kind {
                 Kind::Count => weight(&window.waiting) >= rule.threshold_of(view),
                 Kind::Distinct => {
-                    weight(&window.waiting) >= rule.threshold_of(view) && besides(stateful, &window.waiting)
+                    let threshold = rule.threshold_of(view);
+                    weight(&window.waiting) >= threshold
+                        && different(&window.waiting) >= threshold
+                        && besides(stateful, &window.waiting)
                 }
                 Kind::Compare => window.waiting.len() > 1,
                 Kind::Sequence => led && value == 1,

@@ -44,7 +44,7 @@ pub(super) fn gather(detection: &mut Detection, waiting: VecDeque<Waiting>, limi
     detection.audit_id.clone_from(&first.audit_id);
     detection.file = first.file.to_string();
     detection.line = first.line;
-    detection.time = timestamp(first.time);
+    detection.time = timestamp(first.first());
     let last = (detection.outcome.clone(), detection.code);
     if let Some(told) = &first.told {
         told.tell(detection);

@@ -24,6 +24,9 @@ impl Detector {
                 break;
             };
             let Seen { view, time, moment, position, .. } = *seen;
+            if !correlation.counts(part, view) {
+                continue;
+            }
             let now = moment.now;
             let span = rule.stateful.window_s.unwrap_or_default().saturating_mul(MICROS);
             let hold = hold_us(rule);
@@ -61,6 +64,7 @@ impl Detector {
                 }
                 let entry = Waiting {
                     time,
+                    since: 0,
                     value: 0,
                     weight: 1,
                     again: 0,
@@ -73,7 +77,7 @@ impl Detector {
                     told: Some(Told::of(view)),
                 };
                 let threshold = rule.stateful.threshold_tuned();
-                if correlation.note(part, view, threshold, &mut window.waiting, entry) {
+                if correlation.note(part, view, threshold, span, &mut window.waiting, entry) {
                     let mut detection = describe(rule, view, rule.severity, time, position);
                     gather(&mut detection, std::mem::take(&mut window.waiting), self.settings.max_audit_ids);
                     if let Some(reasons) = &mut self.reasons {
