@@ -122,7 +122,8 @@ impl Reader {
             {
                 let splitter = Splitter::at(self.config.max_line, mark, tail);
                 let kind = Kind::Live { replaced: true };
-                let active = Active { kind, shown: self.shown(&path), path, source, splitter, unlinked: alive };
+                let active =
+                    Active { kind, shown: self.shown(&path), path, source, splitter, unlinked: alive, away: true };
                 self.hold(active, alive, mark.stamp.clone());
                 return Ok(());
             }

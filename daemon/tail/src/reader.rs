@@ -156,6 +156,8 @@ pub(crate) struct Active {
     pub(crate) splitter: Splitter,
     /// It was told that the file lost its name while its writer held it.
     pub(crate) unlinked: bool,
+    /// It was read to its end after it had lost its name: what comes now comes from a writer who does not know.
+    pub(crate) away: bool,
 }
 
 /// Follows one audit log.
@@ -275,6 +277,9 @@ impl Reader {
                 0 => return Ok(false),
                 read => {
                     used += read;
+                    if self.active.as_ref().is_some_and(|active| active.away && !active.unlinked) {
+                        self.tell_unlinked();
+                    }
                     for orphan in &mut self.orphans {
                         orphan.quiet += read as u64;
                     }
@@ -369,10 +374,10 @@ impl Reader {
         // It may have lost the log's name before, and got it or another one now: it is read on then.
         let held = self.orphans.iter().position(|orphan| orphan.active.source.identity == source.identity);
         let active = match held.map(|at| self.orphans.remove(at).active) {
-            Some(held) if source.is_plain() => Active { kind, shown, path, unlinked: false, ..held },
+            Some(held) if source.is_plain() => Active { kind, shown, path, unlinked: false, away: false, ..held },
             _ => {
                 let splitter = Splitter::new(self.config.max_line, 0, Some(0));
-                Active { kind, shown, path, source, splitter, unlinked: false }
+                Active { kind, shown, path, source, splitter, unlinked: false, away: false }
             }
         };
         self.active = Some(active);
@@ -550,20 +555,15 @@ impl Reader {
         let size = match now {
             Some((now, _)) if now == identity => {
                 *replaced = false;
+                active.away = false;
                 return Ok(false);
             }
             Some((_, size)) => size,
-            // Between a rename and the new file the name is missing for a moment, but the old file has another then.
-            None => {
-                if !active.unlinked && active.source.has_no_name() && !self.has_unread()? {
-                    self.tell_unlinked();
-                }
-                0
-            }
+            None => 0,
         };
         if size == 0 && !self.has_unread()? {
             // Nothing follows yet. A foreign rename leaves the API server writing to the old file.
-            return Ok(false);
+            return Ok(self.wait_for_next());
         }
         let Some(Active { kind: Kind::Live { replaced }, .. }) = &mut self.active else { return Ok(false) };
         if !std::mem::replace(replaced, true) {
@@ -580,6 +580,22 @@ impl Reader {
     /// Are there rotated logs that are not done with? With them, a file without a name is one of theirs, compressed.
     pub(crate) fn has_unread(&self) -> Result<bool, TailError> {
         Ok(self.list()?.keys().any(|s| !self.known.contains(s)))
+    }
+
+    /// The active file has lost its name, and there is no other to go on with. Says whether it may have been written to
+    /// before that and since it was read.
+    fn wait_for_next(&mut self) -> bool {
+        let Some(active) = &mut self.active else { return false };
+        let Kind::Live { replaced } = &mut active.kind else { return false };
+        if !std::mem::replace(replaced, true) {
+            return true;
+        }
+        active.away = true;
+        // Between a rename and the new file the name is missing for a moment, but the old file has another then.
+        if !active.unlinked && active.source.has_no_name() {
+            self.tell_unlinked();
+        }
+        false
     }
 
     fn tell_unlinked(&mut self) {
@@ -619,8 +635,9 @@ impl Reader {
         }
         let kind = Kind::Live { replaced: false };
         let shown = self.shown(&path);
-        self.active = Some(Active { kind, path, shown, source, splitter, unlinked: false });
-        self.hold(old, nameless, None);
+        self.active = Some(Active { kind, path, shown, source, splitter, unlinked: false, away: false });
+        let alive = old.unlinked;
+        self.hold(old, alive, None);
         Ok(true)
     }
 
@@ -646,7 +663,8 @@ impl Reader {
             self.known.insert(done.clone());
         }
         if let Some(active) = self.active.take().filter(|active| watch && active.source.is_plain()) {
-            self.hold(active, false, done);
+            let alive = active.unlinked;
+            self.hold(active, alive, done);
         }
         Ok(())
     }

@@ -37,6 +37,7 @@ impl Reader {
                         path,
                         source,
                         unlinked: false,
+                        away: false,
                         splitter: splitter.within_line(!whole),
                     });
                 }
@@ -169,7 +170,7 @@ impl Reader {
             self.gap(0, cut(&shown, mark));
             self.sign(Oddity::Truncated, Arc::clone(&shown), kept.lines.unwrap_or(0));
             let splitter = Splitter::back_at(self.config.max_line, kept, marks, before);
-            self.active = Some(Active { kind, shown, path, source, splitter, unlinked: false });
+            self.active = Some(Active { kind, shown, path, source, splitter, unlinked: false, away: false });
             return Ok(true);
         }
         Ok(false)
@@ -264,6 +265,7 @@ impl Reader {
             source,
             splitter: Splitter::at(self.config.max_line, mark, tail),
             unlinked: false,
+            away: false,
         });
         Ok(true)
     }

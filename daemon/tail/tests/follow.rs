@@ -205,6 +205,60 @@ fn a_log_moved_away_while_its_writer_holds_it_is_read_on_also_after_a_restart() 
 }
 
 #[test]
+fn a_log_moved_away_with_nothing_or_an_empty_file_in_its_place_is_told_once_it_is_written_to() {
+    for (empty, removed) in [(false, false), (true, false), (true, true)] {
+        let case = format!("empty {empty}, removed {removed}");
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("audit.log");
+        append(&log, "one\n");
+        let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+        assert_eq!(texts(&everything(&mut reader)), ["one"]);
+        let mut held = OpenOptions::new().append(true).open(&log).unwrap();
+        // What was written before is no sign.
+        held.write_all(b"two\n").unwrap();
+        if removed {
+            fs::remove_file(&log).unwrap();
+        } else {
+            fs::rename(&log, dir.path().join("elsewhere")).unwrap();
+        }
+        if empty {
+            append(&log, "");
+        }
+        let batch = everything(&mut reader);
+        let told = if removed { vec![Oddity::Unlinked] } else { vec![] };
+        assert_eq!((texts(&batch), oddities(&batch)), (vec!["two".into()], told), "{case}");
+        assert_eq!(oddities(&everything(&mut reader)), [], "{case}");
+        held.write_all(b"three\n").unwrap();
+        let batch = everything(&mut reader);
+        let told = if removed { vec![] } else { vec![Oddity::Unlinked] };
+        assert_eq!((texts(&batch), oddities(&batch)), (vec!["three".into()], told), "{case}");
+        held.write_all(b"four\n").unwrap();
+        append(&log, "five\n");
+        let batch = everything(&mut reader);
+        assert_eq!((batch.lines.len(), oddities(&batch), batch.gaps), (2, vec![], vec![]), "{case}");
+        held.write_all(b"six\n").unwrap();
+        let batch = everything(&mut reader);
+        assert_eq!((texts(&batch), oddities(&batch)), (vec!["six".into()], vec![]), "{case}");
+    }
+}
+
+#[test]
+fn a_log_that_gets_its_name_back_unwritten_is_no_sign() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, aside) = (dir.path().join("audit.log"), dir.path().join("aside"));
+    append(&log, "one\n");
+    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
+    everything(&mut reader);
+    fs::rename(&log, &aside).unwrap();
+    everything(&mut reader);
+    fs::rename(&aside, &log).unwrap();
+    everything(&mut reader);
+    append(&log, "two\n");
+    let batch = everything(&mut reader);
+    assert_eq!((texts(&batch), oddities(&batch)), (vec!["two".into()], vec![]));
+}
+
+#[test]
 fn a_tail_that_is_cut_and_grows_past_the_place_again_is_told_and_every_new_line_read() {
     let old: Vec<_> = (0..10).map(|n| format!("{{\"id\":{n}}}\n")).collect();
     let new: Vec<_> = (20..30).map(|n| format!("{{\"id\":{n},\"longer\":true}}\n")).collect();
