@@ -139,6 +139,57 @@ fn e5_a_stolen_kubelet_certificate_used_by_curl_shows() {
 }
 
 #[test]
+fn e5_a_stolen_kubelet_certificate_shows_whatever_the_client_calls_itself() {
+    let kubelet = "k3s/v1.36.2+k3s1 (linux/amd64) kubernetes/$Format";
+    let used = |agent: &str, ip: &str| {
+        event(json!({"user": {"username": "system:node:edge-1"}, "userAgent": agent, "sourceIPs": [ip]}))
+    };
+    let curl = run(&[used("k3s/v1", "10.0.0.9")]);
+    assert_eq!(of(&curl, "node-identity-unusual-client").len(), 1);
+    let own = [used(kubelet, "10.0.0.9"), used(kubelet, "127.0.0.1"), used(kubelet, "fd00::9")];
+    assert_eq!(of(&run(&own), "node-identity-address-change").len(), 0);
+    for ip in ["10.99.0.77", "203.0.113.9"] {
+        let detections = run(&[used(kubelet, "10.0.0.9"), used(kubelet, ip)]);
+        let raised = of(&detections, "node-identity-address-change");
+        let raised: Vec<_> = raised.iter().map(|d| (d.line, d.source.as_deref(), d.severity)).collect();
+        assert_eq!(raised, [(2, Some(ip), Severity::Medium)]);
+    }
+}
+
+#[test]
+fn e5_the_servers_own_identities_show_from_elsewhere_or_with_another_client() {
+    let bind = |user: &str, agent: &str, ip: &str| {
+        event(json!({
+            "verb": "create", "user": {"username": user, "groups": ["system:masters"]}, "userAgent": agent,
+            "objectRef": {"resource": "clusterrolebindings", "apiGroup": "rbac.authorization.k8s.io", "name": "b"},
+            "responseStatus": {"code": 201}, "sourceIPs": [ip]
+        }))
+    };
+    let raised = |user: &str, agent: &str, ip: &str| -> Vec<_> {
+        let mut detections = run(&[bind(user, agent, ip)]);
+        detections.retain(|detection| detection.severity >= Severity::Low);
+        detections.into_iter().map(|detection| (detection.rule, detection.severity)).collect()
+    };
+    let deploy = "deploy@edge-1/v1.36.2+k3s1 (linux/amd64) k3s/af977adf";
+    let k3s = "k3s/v1.36.2+k3s1 (linux/amd64) kubernetes/$Format";
+    for (user, agent) in [("system:k3s-supervisor", deploy), ("system:apiserver", k3s), ("system:kube-scheduler", k3s)]
+    {
+        for own in ["127.0.0.1", "::1"] {
+            assert_eq!(raised(user, agent, own), [], "{user} {own}");
+        }
+        let elsewhere = |severity| [("system-identity-public-address".to_owned(), severity)];
+        assert_eq!(raised(user, agent, "10.99.0.77"), elsewhere(Severity::Medium), "{user}");
+        assert_eq!(raised(user, agent, "203.0.113.9"), elsewhere(Severity::High), "{user}");
+        for other in ["curl/8.5.0", "k3s/x", "kubectl/v1.36.2+k3s1 (linux/amd64) kubernetes/$Format"] {
+            let raised = raised(user, other, "127.0.0.1");
+            assert!(raised.iter().any(|(rule, _)| rule == "rbac-change"), "{user} {other}: {raised:?}");
+        }
+    }
+    // These come from agents.
+    assert_eq!(raised("system:k3s-controller", k3s, "10.99.0.2"), []);
+}
+
+#[test]
 fn e6_an_exec_is_seen_with_both_verbs_and_one_attempt_counts_once() {
     for verb in ["get", "create"] {
         assert_eq!(of(&run(&[exec(json!({"verb": verb}))]), "pod-exec").len(), 1, "{verb}");

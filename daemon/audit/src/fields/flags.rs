@@ -2,7 +2,9 @@
 
 use super::{View, some};
 use crate::event::Text;
-use crate::identity::{KUBE_SYSTEM, is_controller_account, is_core, is_packaged_account, is_system_namespace};
+use crate::identity::{
+    KUBE_SYSTEM, is_component, is_controller_account, is_core, is_packaged_account, is_system_namespace,
+};
 
 /// Yes-or-no fields that cost nothing to ask again, as bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,13 +104,14 @@ impl View<'_> {
         flags.set(Flags::IS_NODE, actor.starts_with("system:node:"));
         flags.set(Flags::HUMAN, !actor.is_empty() && (!actor.starts_with("system:") || actor == "system:admin"));
         flags.set(Flags::IMPERSONATED, imp.is_some());
-        flags.set(Flags::CORE, imp.is_none() && is_core(user));
+        let agent = some(&self.event.user_agent);
+        // A certificate of K3s used by another program is not K3s.
+        flags.set(Flags::CORE, imp.is_none() && is_core(user) && agent.is_none_or(is_component));
         if let Some(account) = actor.strip_prefix(KUBE_SYSTEM) {
             flags.set(Flags::PACKAGED, is_packaged_account(account));
             flags.set(Flags::HELM_JOB, account.starts_with("helm-"));
             // The controller manager appends the account to its user agent. A token of such an account used with
             // kubectl is not the controller manager.
-            let agent = some(&self.event.user_agent);
             flags.set(
                 Flags::KCM,
                 imp.is_none()
