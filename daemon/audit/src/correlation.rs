@@ -9,7 +9,7 @@ use rsigma_parser::{
     ConditionExpr, ConditionOperator, CorrelationCondition, CorrelationRule, CorrelationType, WindowMode,
 };
 
-use crate::fields::View;
+use crate::fields::{View, is_field};
 use crate::fingerprint::fingerprint;
 use crate::rule::{Kind, MAX_THRESHOLD, Rule};
 use crate::window::{Waiting, different, make_room};
@@ -142,6 +142,9 @@ impl Correlation {
                 let what = format!("the alias {} is for {name}, which is no rule of the correlation", alias.alias);
                 return Err(Wrong::new("aliases", what).at(name));
             }
+            if let Some(field) = alias.mapping.values().find(|field| !is_field(field)) {
+                return Err(Wrong::new("aliases", no_field(field)).at(field));
+            }
         }
         let mut parts = Vec::new();
         for name in &correlation.rules {
@@ -155,6 +158,11 @@ impl Correlation {
                 };
                 fields.iter().map(|field| own(field).unwrap_or_else(|| field.clone())).collect()
             };
+            for (key, names) in [("group-by", &correlation.group_by), ("condition", &fields)] {
+                if let Some(field) = named(names).iter().find(|field| !is_field(field)) {
+                    return Err(Wrong::new(key, no_field(field)).at(field));
+                }
+            }
             let source = match rule.stateful.kind {
                 Kind::Absence => {
                     let what = format!("{name} is judged by the reader of the log, not by its events");
@@ -322,6 +330,11 @@ impl Correlation {
             }),
         }
     }
+}
+
+/// What is wrong with a field that is none.
+pub(crate) fn no_field(field: &str) -> String {
+    format!("an audit event has no field {field:?} (picketd rules fields)")
 }
 
 /// Of what a rule matched the latest counts, whichever came last.

@@ -155,13 +155,16 @@ impl Library {
         for (start, document) in documents(text) {
             match document.read(&self.site) {
                 Err(what) => {
-                    let line = line_in(&what).unwrap_or_else(|| line_named(&document.text, start, &what));
+                    let line = line_repeated(&document.text, &what)
+                        .or_else(|| line_in(&what))
+                        .unwrap_or_else(|| line_named(&document.text, start, &what));
                     self.error(file, line, what);
                 }
                 Ok(read) => {
                     let open = |rule| Open { file: file.to_owned(), start, text: document.text.clone(), rule };
                     later.correlations.extend(read.correlations.into_iter().map(open));
-                    later.filters.extend(read.filters.into_iter().map(|f| (file.to_owned(), start, f)));
+                    let open = |rule| Open { file: file.to_owned(), start, text: document.text.clone(), rule };
+                    later.filters.extend(read.filters.into_iter().map(open));
                     for rule in read.rules {
                         self.add_rule(file, start, &document.text, rule);
                     }
@@ -170,12 +173,12 @@ impl Library {
         }
     }
 
-    fn filter(&mut self, filters: Vec<(String, usize, FilterRule)>) {
-        for (file, line, sigma) in filters {
+    fn filter(&mut self, filters: Vec<Open<FilterRule>>) {
+        for Open { file, start: line, text, rule: sigma } in filters {
             let compiled = match filter(&sigma) {
                 Ok(compiled) => compiled,
                 Err(what) => {
-                    self.error(&file, line, what);
+                    self.error(&file, line_named(&text, line, &what), what);
                     continue;
                 }
             };
@@ -229,7 +232,7 @@ impl Library {
         self.rules.push(rule);
     }
 
-    fn correlate(&mut self, mut open: Vec<Open>, kept: &BTreeSet<String>) {
+    fn correlate(&mut self, mut open: Vec<Open<CorrelationRule>>, kept: &BTreeSet<String>) {
         let mut silent = BTreeSet::new();
         // A correlation may be over another one, wherever that stands.
         loop {
@@ -269,7 +272,7 @@ impl Library {
         }
     }
 
-    fn add_correlation(&mut self, open: &Open, silent: &mut BTreeSet<String>) {
+    fn add_correlation(&mut self, open: &Open<CorrelationRule>, silent: &mut BTreeSet<String>) {
         let find = |name: &str| self.rules.iter().find(|rule| rule.is_called(name));
         let named = || open.line(if open.rule.name.is_some() { "name" } else { "id" }, "");
         match Rule::correlated(&open.rule, find) {
@@ -371,20 +374,20 @@ fn exception(search: Value) -> Result<CompiledRule, String> {
 /// What is read when all rules are there.
 #[derive(Debug, Default)]
 struct Later {
-    correlations: Vec<Open>,
-    filters: Vec<(String, usize, FilterRule)>,
+    correlations: Vec<Open<CorrelationRule>>,
+    filters: Vec<Open<FilterRule>>,
 }
 
-/// A correlation whose rules are not known yet, and where it stands.
+/// A correlation or filter whose rules are not known yet, and where it stands.
 #[derive(Debug)]
-struct Open {
+struct Open<R> {
     file: String,
     start: usize,
     text: String,
-    rule: CorrelationRule,
+    rule: R,
 }
 
-impl Open {
+impl<R> Open<R> {
     /// The line of this key, or of the value behind it.
     fn line(&self, key: &str, value: &str) -> usize {
         let key = format!("{key}:");
@@ -482,6 +485,48 @@ fn line_in(what: &str) -> Option<usize> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// The line where a key stands again, which the YAML parser does not name.
+fn line_repeated(text: &str, what: &str) -> Option<usize> {
+    let (_, rest) = what.split_once("duplicate entry with key \"")?;
+    let (key, _) = rest.split_once('"')?;
+    let key = format!("{key}:");
+    // How far in the key stands in the maps that are open here.
+    let mut open: Vec<usize> = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let mut content = line.trim_start();
+        if content.is_empty() || content.starts_with('#') {
+            continue;
+        }
+        let mut column = line.len() - content.len();
+        if line.starts_with("---") {
+            open.clear();
+        }
+        open.retain(|known| *known <= column);
+        while let Some(item) = content.strip_prefix("- ") {
+            content = item.trim_start();
+            column = line.len() - content.len();
+        }
+        let content = content.replace(['"', '\''], "");
+        // Also in a map that stands on one line.
+        let twice = content.match_indices(&key).filter(|(from, _)| !content[..*from].ends_with(char::is_alphanumeric));
+        if twice.count() > 1 {
+            return Some(at + 1);
+        }
+        if content.starts_with(&key) {
+            if open.contains(&column) {
+                return Some(at + 1);
+            }
+            open.push(column);
+        }
+    }
+    None
+}
+
+/// Whether what stands here in a line is no part of a longer word.
+fn is_whole(line: &str, from: usize, length: usize) -> bool {
+    !line[..from].ends_with(char::is_alphanumeric) && !line[from + length..].starts_with(char::is_alphanumeric)
+}
+
 /// The line of what an error quotes, else that of the detection.
 fn line_named(document: &str, start: usize, what: &str) -> usize {
     let quoted = what.split(['\'', '"', '`']).skip(1).step_by(2);
@@ -489,7 +534,10 @@ fn line_named(document: &str, start: usize, what: &str) -> usize {
     let word = what.rsplit(": ").next().filter(|word| !word.is_empty() && !word.contains(' '));
     quoted
         .filter(|words| !words.is_empty())
-        .find_map(|words| lines.iter().position(|line| line.contains(words)))
+        .find_map(|words| {
+            let whole = |line: &&str| line.match_indices(words).any(|(from, _)| is_whole(line, from, words.len()));
+            lines.iter().position(whole).or_else(|| lines.iter().position(|line| line.contains(words)))
+        })
         // A name that nothing has stands where it is used, which is behind what there is.
         .or_else(|| {
             let is_word = |line: &&str| line.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| Some(w) == word);

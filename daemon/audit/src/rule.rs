@@ -12,13 +12,13 @@ use picket_model::Severity;
 use rsigma_eval::compiler::{compile_detection, eval_condition};
 use rsigma_eval::{CompiledDetection, CompiledRule, compile_rule, evaluate_rule};
 use rsigma_parser::{
-    ConditionExpr, CorrelationRule, Detections, FilterRule, Level, LogSource, SigmaRule, parse_sigma_yaml,
+    ConditionExpr, CorrelationRule, Detections, FilterRule, Level, LogSource, Quantifier, SigmaRule, parse_sigma_yaml,
 };
 use serde::Deserialize;
 
-use crate::correlation::{Correlation, Wrong};
+use crate::correlation::{Correlation, Wrong, no_field};
 use crate::detector::Reason;
-use crate::fields::{Flags, View, product};
+use crate::fields::{Flags, View, is_field, product};
 use crate::keywords;
 use crate::placeholder;
 use crate::site::Site;
@@ -234,6 +234,12 @@ impl Rule {
             Some(block) => Stateful::deserialize(block).map_err(|error| format!("in the block picket: {error}"))?,
         };
         stateful.check_threshold()?;
+        // What is judged by the reader, or over all events, is keyed by the file.
+        let by_file = matches!(stateful.kind, Kind::Absence | Kind::Trail);
+        if let Some(field) = stateful.fields().find(|field| !by_file && !is_field(field)) {
+            return Err(format!("in the block picket: {}", no_field(field)));
+        }
+        check_selectors(&compiled.conditions, &compiled.detections, false)?;
         for named in stateful.searches() {
             if !compiled.detections.contains_key(named) {
                 return Err(format!("the block picket names {named:?}, which is no search of this rule"));
@@ -437,7 +443,38 @@ pub(crate) fn filter(filter: &FilterRule) -> Result<CompiledRule, String> {
     if conditions.is_empty() {
         return Err("a filter needs a condition: what an event must be for the rule to hold".into());
     }
+    check_selectors(conditions, &searches, false)?;
+    let mut asked = Vec::new();
+    searches.values().for_each(|search| fields(search, &mut asked));
+    // It would take out nothing, or every event of every rule.
+    if let Some(field) = asked.into_iter().find(|field| !is_field(field)) {
+        return Err(no_field(field));
+    }
     Ok(bare(&filter.title, searches, conditions.clone()))
+}
+
+/// A selector that is about no search: `all of` then holds for every event, and `1 of` for none. Only as an exception,
+/// `not 1 of filter_*`, it means what it says.
+fn check_selectors(
+    conditions: &[ConditionExpr],
+    searches: &HashMap<String, CompiledDetection>,
+    negated: bool,
+) -> Result<(), String> {
+    for condition in conditions {
+        match condition {
+            ConditionExpr::And(parts) | ConditionExpr::Or(parts) => check_selectors(parts, searches, negated)?,
+            ConditionExpr::Not(part) => check_selectors(std::slice::from_ref(part), searches, !negated)?,
+            ConditionExpr::Identifier(_) => {}
+            ConditionExpr::Selector { quantifier, pattern } => {
+                let exception = negated && *quantifier != Quantifier::All;
+                if !exception && !searches.keys().any(|name| pattern.matches_detection_name(name)) {
+                    let what = format!("of {pattern}");
+                    return Err(format!("the condition says {what:?}, and the rule has no search of such a name"));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn bare(title: &str, detections: HashMap<String, CompiledDetection>, conditions: Vec<ConditionExpr>) -> CompiledRule {
@@ -465,6 +502,15 @@ impl Stateful {
         let also = self.also.iter().map(|also| &also.search);
         let followed = self.followed.iter().map(|followed| &followed.when);
         severities.chain(thresholds).chain(weights).chain(also).chain(followed).chain(&self.steps)
+    }
+
+    /// Names of all fields that the block names.
+    fn fields(&self) -> impl Iterator<Item = &String> {
+        let also = self.also.iter().flat_map(|also| &also.distinct);
+        // Elsewhere it says in words what is compared.
+        let compared = self.field.iter().filter(|_| self.kind == Kind::Compare);
+        let per = self.thresholds.iter().filter_map(|special| special.per.as_ref()).map(|per| &per.field);
+        self.by.iter().chain(&self.distinct).chain(compared).chain(also).chain(per)
     }
 
     /// How many matches make a detection, where nothing special holds.

@@ -45,6 +45,23 @@ correlation:
 level: high
 ";
 
+const FILTER: &str = "\
+title: x
+logsource: {product: kubernetes, service: audit}
+filter:
+  rules: any
+";
+
+/// A rule with this block, and with this condition.
+fn picket(block: &str) -> String {
+    let other = SERVICE_ACCOUNT.replace("-3b52dfb1f001", "-3b52dfb1f009");
+    format!("{other}picket:\n  {block}\n")
+}
+
+fn condition(condition: &str) -> String {
+    picket("by: [user]").replace("condition: selection", &format!("condition: {condition}"))
+}
+
 fn file(name: &str, text: &str) -> (String, String) {
     (name.to_owned(), text.to_owned())
 }
@@ -151,7 +168,23 @@ fn what_cannot_be_used_names_file_and_line_and_the_others_run() {
         (READS.replace("field: objectRef.name, ", ""), 16, "condition.field"),
         (READS.replace("timespan: 5m", "timespan: 0s"), 15, "a timespan: is at least 1s"),
         (READS.replace("site-many-reads", "audit-gap"), 10, "another rule"),
-        ("title: x\nid: 1\nfilter: {rules: [a], selection: {a: b}, condition: selection}\nlogsource: {product: kubernetes}\n".into(), 1, "filter"),
+        (READS.replace("field: objectRef.name", "field: objectRef.nam"), 16, "objectRef.nam"),
+        (READS.replace("[user.username]", "[usr.username]"), 14, "usr.username"),
+        (READS.replace("[user.username]", "[who]\n    aliases: {who: {site-reads: usre}}"), 15, "usre"),
+        (READS.replace("[user.username]", "[who]"), 14, "who"),
+        (picket("by: [usr]"), 19, "usr"),
+        (picket("kind: distinct\n  distinct: [ns, nmae]"), 20, "nmae"),
+        (picket("kind: compare\n  field: pi"), 20, "pi"),
+        (condition("1 of slection_*"), 16, "slection_*"),
+        (condition("all of slection*"), 16, "slection*"),
+        (condition("selection and not all of slection*"), 16, "slection*"),
+        (condition("selection and (all of them or 1 of filter_*)"), 16, "filter_*"),
+        (format!("{FILTER}  selection: {{usr: a}}\n  condition: not selection\n"), 5, "usr"),
+        (format!("{FILTER}  selection: {{user: a}}\n  condition: not all of selction*\n"), 6, "selction*"),
+        (format!("{}title: again\n", SERVICE_ACCOUNT.replace("-3b52dfb1f001", "-3b52dfb1f009")), 18, "duplicate"),
+        (SERVICE_ACCOUNT.replace("namespace: shop", "verb: get"), 15, "duplicate"),
+        (READS.replace("verb: get,", "verb: get, verb: list,"), 5, "duplicate"),
+        ("title: x\nid: 1\nfilter: {rules: [a], selection: {user: b}, condition: selection}\nlogsource: {product: kubernetes}\n".into(), 1, "filter"),
         ("action: sometimes\ntitle: x\n".into(), 1, "action"),
         ("action: repeat\ntitle: x\n".into(), 1, "previous"),
     ] {
@@ -391,6 +424,17 @@ fn a_filter_takes_events_out_of_the_rules_it_names() {
     assert_eq!(users, ["eve"]);
     let nobody = filter.replace("[secret-read]", "[no-such-rule]");
     assert!(problems(&load(&[file("a.yml", &(text + &nobody))], "")).join("\n").contains("no rule for the filter"));
+}
+
+#[test]
+fn an_exception_that_has_no_search_is_none_and_the_same_key_in_two_maps_is_no_repetition() {
+    let rule = "title: One\nname: one\nlogsource: {product: kubernetes, service: audit}\ndetection:\n  a:\n  - verb: get\n  - \
+                verb: list\n  b: {verb: get}\n  condition: a and b and not 1 of filter_*\n";
+    let library = load(&[file("a.yml", rule)], "");
+    assert_eq!(problems(&library), Vec::<String>::new());
+    assert_eq!(of(&run(&library, &[config_map(1, "x")]), "one").len(), 1);
+    let told = problems(&load(&[file("a.yml", &rule.replace("  b:", "  a:"))], ""));
+    assert!(told.iter().any(|told| told.starts_with("a.yml:8: ")), "{told:?}");
 }
 
 #[test]
