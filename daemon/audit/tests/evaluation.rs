@@ -182,11 +182,15 @@ fn e5_the_servers_own_identities_show_from_elsewhere_or_with_another_client() {
         assert_eq!(raised(user, agent, "203.0.113.9"), elsewhere(Severity::High), "{user}");
         for other in ["curl/8.5.0", "k3s/x", "kubectl/v1.36.2+k3s1 (linux/amd64) kubernetes/$Format"] {
             let raised = raised(user, other, "127.0.0.1");
-            assert!(raised.iter().any(|(rule, _)| rule == "rbac-change"), "{user} {other}: {raised:?}");
+            for wanted in ["rbac-change", "node-identity-unusual-client"] {
+                assert!(raised.iter().any(|(rule, _)| rule == wanted), "{user} {other}: {raised:?}");
+            }
         }
     }
     // These come from agents.
     assert_eq!(raised("system:k3s-controller", k3s, "10.99.0.2"), []);
+    let curl = raised("system:kube-proxy", "curl/8.5.0", "10.99.0.2");
+    assert!(curl.iter().any(|(rule, _)| rule == "node-identity-unusual-client"), "{curl:?}");
 }
 
 #[test]
