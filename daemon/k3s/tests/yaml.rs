@@ -25,7 +25,9 @@ fn every_document_reads_as_go_yaml_reads_it() {
             .flat_map(|(name, values)| values.iter().map(move |v| format!("{name}={}", v.value)))
             .collect();
         args.sort();
-        let got = config.problems.is_empty().then_some(args);
+        // What a component makes of an argument is another matter.
+        let read = config.problems.iter().all(|problem| problem.detail.contains(" ends at it, and K3s with it"));
+        let got = read.then_some(args);
         if got != expected {
             wrong.push(format!("{text:?}: {got:?}, not {expected:?} {:?}", config.problems));
         }
