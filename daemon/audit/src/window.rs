@@ -81,6 +81,12 @@ pub(crate) fn different(waiting: &VecDeque<Waiting>) -> usize {
     values.into_iter().map(|(_, weight)| weight as usize).sum()
 }
 
+/// The latest time of what waits aside, if it is later than this one: which of two times is the log's may not be known
+/// yet, and what waits must not end with the earlier.
+pub(crate) fn latest(aside: &VecDeque<Waiting>, time: i64) -> i64 {
+    aside.iter().map(|waiting| waiting.time).fold(time, i64::max)
+}
+
 /// Makes room for one more: what was not seen for longest goes.
 pub(crate) fn make_room(waiting: &mut VecDeque<Waiting>, most: usize) {
     if waiting.len() >= most

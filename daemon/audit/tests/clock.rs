@@ -253,3 +253,19 @@ fn windows_of_the_future_do_not_take_the_room() {
     detector.finish(&mut out);
     assert_eq!(raised(&out, "forbidden-burst").len(), 1);
 }
+
+/// Found by the property: the time has jumped and is not believed yet, so that the stray event is the one that fits.
+#[test]
+fn a_stray_between_the_parts_of_a_pair_leaves_it_while_the_time_jumps() {
+    for before in 1..10 {
+        // Seven events of a later time, of which the eighth will be believed, come in between.
+        let mut lines: Vec<_> = (0..3).map(|n| event(0, n, n as i64)).collect();
+        lines.extend((3..3 + before).map(|n| event(0, n, 3400 + n as i64)));
+        lines.push(event(8, 50, 3477));
+        lines.push(event(8, 51, 10));
+        lines.extend((52..54).map(|n| event(0, n, 3478)));
+        lines.push(event(9, 55, 3479));
+        let found = run(&lines);
+        assert!(found.iter().any(|d| d.rule == "site-read-and-changed"), "{before}: {found:?}");
+    }
+}

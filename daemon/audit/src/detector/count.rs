@@ -12,7 +12,7 @@ use crate::fields::View;
 use crate::fingerprint::fingerprint;
 use crate::rule::{Kind, Rule, Stateful};
 use crate::told::Told;
-use crate::window::{Open, Waiting, Window, different, make_room};
+use crate::window::{Open, Waiting, Window, different, latest, make_room};
 
 /// The roll-up window of a rule without one (E13).
 pub(super) const ROLL_UP_S: i64 = 60;
@@ -180,7 +180,7 @@ impl Detector {
                 Kind::Sequence => led && value == 1,
                 _ => true,
             };
-            window.until = time.max(now).saturating_add(window_us);
+            window.until = latest(&far, time.max(now)).saturating_add(window_us);
             let minor =
                 |wanted: Severity| !window.waiting.iter().any(|step| step.value == 0 && step.also >= wanted as u64);
             if stateful.first_step.is_some_and(minor) {

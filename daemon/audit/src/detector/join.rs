@@ -10,7 +10,7 @@ use super::reason::place;
 use super::{Detector, MICROS, Mode};
 use crate::rule::{MAX_THRESHOLD, Rule};
 use crate::told::Told;
-use crate::window::{Open, Waiting, Window};
+use crate::window::{Open, Waiting, Window, latest};
 
 impl Detector {
     /// Notes a match of these parts of a correlation; true when a detection was opened.
@@ -52,7 +52,7 @@ impl Detector {
                 let mut far = VecDeque::new();
                 if !waits {
                     far = window.part(time, moment, span);
-                    window.until = time.max(now).saturating_add(span);
+                    window.until = latest(&far, time.max(now)).saturating_add(span);
                 } else if window.pending.is_none() {
                     window.until = time.saturating_add(span);
                     window.pending = Some(describe(rule, view, rule.severity, time, position));
