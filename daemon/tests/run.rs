@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use picket_ledger::{Ledger, Limits};
 use picket_model::{Event, EventBody, FindingState, Seq};
 use picket_tests::node::{Profile, SampleNode};
@@ -216,9 +217,14 @@ impl Run {
 }
 
 /// K3s rewrites 35 files at each start, in place. This replays one real restart, event by event; the writer is slow
-/// with what is judged by its content, so that the daemon looks while a file is empty or half there: `pause` is called
-/// with such a file, and with the number of the last event before. Returns what the daemon said of it.
-fn restart_of_k3s(settings: &'static str, mut pause: impl FnMut(&Run, u64)) -> Vec<EventBody> {
+/// with what is judged by its content, so that the daemon looks while a file is empty or half there: it leaves it so
+/// until `seen` holds of the daemon, at most for so long, since not every file is one it looks at. `seen` gets the moment
+/// of the writing and the number of the last event before all. Returns what the daemon said of it.
+fn restart_of_k3s(
+    settings: &'static str,
+    most: Duration,
+    mut seen: impl FnMut(&Status, Timestamp, u64) -> bool,
+) -> Vec<EventBody> {
     let mut run = Run::started(Profile::DefaultServer, settings);
     let text = include_str!("data/restart-events.tsv");
     let steps: Vec<(&str, &str)> = text
@@ -243,7 +249,8 @@ fn restart_of_k3s(settings: &'static str, mut pause: impl FnMut(&Run, u64)) -> V
                 let file = OpenOptions::new().write(true).truncate(true).open(run.sample.path(path)).unwrap();
                 open.insert(path, (file, 0));
                 if [".crt", "token", ".kubeconfig", ".conf"].iter().any(|end| path.ends_with(end)) {
-                    pause(&run, before);
+                    let (at, begun) = (Timestamp::now(), Instant::now());
+                    while !seen(&run.status(), at, before) && begun.elapsed() < most {}
                 }
             }
             "MODIFY" => {
@@ -274,20 +281,15 @@ fn restart_of_k3s(settings: &'static str, mut pause: impl FnMut(&Run, u64)) -> V
 
 #[test]
 fn a_restart_of_k3s_opens_and_resolves_nothing() {
-    let news = restart_of_k3s("", |_, _| std::thread::sleep(Duration::from_millis(250)));
+    let looked = |status: &Status, at, _| status.state.last_look > Some(at);
+    let news = restart_of_k3s("", Duration::from_secs(1), looked);
     assert!(news.is_empty(), "{news:#?}");
 }
 
 #[test]
 fn without_settling_a_restart_of_k3s_would_raise_alarms() {
-    // One file stays unfinished until that is told; not every file is one that is told of.
-    let mut told = false;
-    let news = restart_of_k3s("[watch]\nsettle = \"1ms\"\n", |run, before| {
-        let begun = Instant::now();
-        while !told && begun.elapsed() < Duration::from_secs(5) {
-            told = run.status().outbox.last_seq > before;
-        }
-    });
+    let told = |status: &Status, _, before| status.outbox.last_seq > before;
+    let news = restart_of_k3s("[watch]\nsettle = \"1ms\"\n", Duration::from_secs(5), told);
     assert!(!news.is_empty(), "the replay proves nothing");
 }
 

@@ -18,7 +18,7 @@ pub struct SetAside {
     pub reason: OpenError,
 }
 
-/// Opens the store in a folder, or makes one there.
+/// Opens the store in a folder, or makes one there. One that was closed a moment before is waited for.
 ///
 /// # Errors
 /// [`OpenError`]; for [`OpenError::Damaged`] see [`set_aside`].

@@ -146,7 +146,7 @@ async fn a_small_message_that_unpacks_to_a_huge_one_is_refused() {
     assert!(answers.message().await.unwrap().is_some());
     let mut bomb = batch(&events(epoch(1), 1));
     let Some(v1::event::Body::FindingOpened(f)) = &mut bomb.events[0].body else { unreachable!() };
-    f.observed = "x".repeat(8 << 20);
+    f.observed = "x".repeat(64 << 20);
     send.send(v1::UplinkRequest { frame: Some(Frame::Batch(bomb)) }).await.unwrap();
     let status = tokio::time::timeout(PATIENCE, answers.message()).await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use picket_model::flag_value::boolean;
 use picket_model::{Evidence, Observation, Status};
 
 use crate::catalogue::{Control, Modifier};
@@ -10,7 +11,7 @@ use crate::judge_files::subject;
 use crate::judge_flags::{Found, one};
 use crate::node_config::Setting;
 use crate::row::Row;
-use crate::values::{boolean, host};
+use crate::values::host;
 
 /// `PATH: a.b` in etcd's configuration file.
 pub(crate) fn item(ctx: Context<'_>, what: &str) -> Option<(String, Vec<Found>)> {

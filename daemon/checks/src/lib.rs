@@ -26,6 +26,7 @@ mod judge_cert_files;
 mod judge_chains;
 mod judge_datastore;
 mod judge_detections;
+mod judge_dropins;
 mod judge_etcd;
 mod judge_files;
 mod judge_flags;

@@ -1,34 +1,6 @@
 //! Comparing values as their readers do: booleans, numbers and durations by meaning, lists by whole elements.
 
-/// A boolean as Go's flag parser reads it.
-pub(crate) fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
-}
-
-/// A whole number as Go's flag parser reads it: a base by its prefix, octal after a plain zero, underscores between digits.
-pub(crate) fn whole(text: &str) -> Option<i64> {
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(rest) => ("-", rest),
-        None => ("", text.strip_prefix('+').unwrap_or(text)),
-    };
-    let (base, digits) = match digits.as_bytes() {
-        [b'0', b'x' | b'X', ..] => (16, digits.get(2..)?),
-        [b'0', b'o' | b'O', ..] => (8, digits.get(2..)?),
-        [b'0', b'b' | b'B', ..] => (2, digits.get(2..)?),
-        [b'0', _, ..] => (8, digits.get(1..)?),
-        _ => (10, digits),
-    };
-    let after_digit = base != 10 || !digits.starts_with('_');
-    // Rust's parser would take a second sign.
-    if !after_digit || digits.ends_with('_') || digits.contains("__") || digits.starts_with(['+', '-']) {
-        return None;
-    }
-    i64::from_str_radix(&format!("{sign}{}", digits.replace('_', "")), base).ok()
-}
+use picket_model::flag_value::{boolean, whole};
 
 /// Whether two values mean the same.
 pub(crate) fn same(found: &str, wanted: &str) -> bool {
@@ -128,31 +100,6 @@ mod tests {
         assert!(!same("yes", "true"), "Go's flag parser refuses yes");
         assert!(!same("", "false"));
         assert!(!same(" false", "false"), "nor blanks");
-    }
-
-    #[test]
-    fn numbers_are_read_as_go_reads_them() {
-        for (text, number) in [
-            ("30", 30),
-            ("0", 0),
-            ("+5", 5),
-            ("-1", -1),
-            ("011", 9),
-            ("035", 29),
-            ("0x1e", 30),
-            ("0X_1E", 30),
-            ("0o17", 15),
-            ("0b1", 1),
-            ("-0b11", -3),
-            ("1_000", 1000),
-            ("0_7", 7),
-        ] {
-            assert_eq!(whole(text), Some(number), "{text}");
-        }
-        for text in ["", "+", "08", "0x", "0xg", "_1", "1_", "1__0", "+-5", "0x-1", " 11", "1e3", "9223372036854775808"]
-        {
-            assert_eq!(whole(text), None, "{text:?}");
-        }
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use picket_model::Role;
+use picket_model::flag_value::boolean;
 
-use crate::argv::{Given, go_bool};
+use crate::argv::Given;
 use crate::components::KubeletArgs;
 use crate::effective::{FlagValue, Flags, Layer, Problem};
 use crate::files::NodeFiles;
@@ -178,7 +179,7 @@ impl Judged<'_> {
     }
 
     fn on(&self, name: &str) -> Option<&Given> {
-        self.last(name).filter(|g| go_bool(&g.value) == Some(true))
+        self.last(name).filter(|g| boolean(&g.value) == Some(true))
     }
 
     fn set(&self, name: &str) -> Option<&Given> {

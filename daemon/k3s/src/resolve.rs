@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use picket_model::Role;
+use picket_model::flag_value::boolean;
 
 use crate::argv::{self, Given, Parsed};
 use crate::components::{self, Inputs};
@@ -103,7 +104,7 @@ pub fn effective(files: &dyn NodeFiles, ask: &Ask<'_>) -> EffectiveConfig {
     problems.extend(kubelet.problems.iter().filter(|_| !no_kubelet).cloned());
     let kubelet_folder = match role {
         Some(role) if !no_kubelet && files_understood && variants.iter().any(|(v, _)| v.at_least(32, 0)) => {
-            let on = |name| last(&parsed.given, name).and_then(argv::go_bool).unwrap_or(false);
+            let on = |name| last(&parsed.given, name).and_then(boolean).unwrap_or(false);
             let off = |g: &Given| g.known && g.name == "disable" && g.value.split(',').any(|v| v.trim() == "servicelb");
             let service_lb = role == Role::Agent || !parsed.given.iter().any(off);
             let own = OwnFile { data_dir: &data_dir, protect: on("protect-kernel-defaults"), service_lb };
@@ -265,7 +266,7 @@ impl EffectiveConfig {
 
     /// A boolean option, its default included.
     pub fn bool_option(&self, name: &str) -> bool {
-        self.option_or_default(name).as_deref().and_then(argv::go_bool).unwrap_or(false)
+        self.option_or_default(name).as_deref().and_then(boolean).unwrap_or(false)
     }
 
     /// All values of a list option, split at commas, as K3s does for `disable`, `tls-san`, `node-ip` and the like.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::argv::{Given, go_bool};
+use crate::argv::Given;
 use crate::components::{KubeletArgs, Mode, cut};
 use crate::effective::{Flags, Layer, REDACTED, Trap, Warning};
 use crate::kubelet_config::{COPIED_FILE, COPIED_FOLDER, KubeletConfig};
 use crate::options::OLD_NAMES;
 use crate::version::K3sVersion;
+use picket_model::flag_value::boolean;
 
 /// Flags of the API server K3s itself looks at.
 pub(crate) const LOOKED_AT: [&str; 4] =
@@ -85,7 +86,7 @@ pub(crate) fn judge(
         let harmless = match own {
             Own::Bool(wanted) => {
                 let last = items.last().map_or("true", |g| cut(&g.value).2.unwrap_or("true"));
-                go_bool(last) == Some(wanted)
+                boolean(last) == Some(wanted)
             }
             // A list adds up over its occurrences.
             Own::Elements(own) => {

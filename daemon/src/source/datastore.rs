@@ -64,7 +64,7 @@ impl Reading {
         let young = now.saturating_duration_since(self.at) < PAUSE.max(self.took.saturating_mul(PAUSE_FACTOR));
         self.known == known
             && (self.files == *files
-                || (young && self.files.is_of_one_database(files) && files.are_of_a_database(host)))
+                || (young && self.files.is_of_one_database(files) && files.begin_like_a_database(host)))
     }
 }
 
@@ -227,7 +227,7 @@ impl Files {
     }
 
     /// Whether the file begins as every SQLite database does: its user may have put something else in its place.
-    fn are_of_a_database(&self, host: &Host) -> bool {
+    fn begin_like_a_database(&self, host: &Host) -> bool {
         let mut begin = [0; HEADER.len()];
         let read = host.open_file(&self.inside).is_ok_and(|mut file| file.read_exact(&mut begin).is_ok());
         read && begin == *HEADER

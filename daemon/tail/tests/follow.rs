@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use picket_tail::{Batch, Config, Cursor, Follow, Oddity, Reader, StartAt};
 
@@ -183,14 +183,20 @@ fn a_log_replaced_by_a_copy_is_told_and_read_on_where_it_was_as_is_the_one_the_w
     assert!(batch.gaps[0].detail.contains("lost its name"), "{}", batch.gaps[0].detail);
 }
 
-#[test]
-fn a_log_moved_away_while_its_writer_holds_it_is_read_on_also_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let log = dir.path().join("audit.log");
+/// A log of which one line was read, and its writer, who goes on whatever becomes of the name.
+fn written_to(dir: &Path) -> (PathBuf, Reader, File) {
+    let log = dir.join("audit.log");
     append(&log, "one\n");
     let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
     assert_eq!(texts(&everything(&mut reader)), ["one"]);
-    let mut held = OpenOptions::new().append(true).open(&log).unwrap();
+    let writer = OpenOptions::new().append(true).open(&log).unwrap();
+    (log, reader, writer)
+}
+
+#[test]
+fn a_log_moved_away_while_its_writer_holds_it_is_read_on_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, mut reader, mut held) = written_to(dir.path());
     fs::rename(&log, dir.path().join("audit.log.aside")).unwrap();
     append(&log, "decoy\n");
     let batch = everything(&mut reader);
@@ -209,11 +215,7 @@ fn a_log_moved_away_with_nothing_or_an_empty_file_in_its_place_is_told_once_it_i
     for (empty, removed) in [(false, false), (true, false), (true, true)] {
         let case = format!("empty {empty}, removed {removed}");
         let dir = tempfile::tempdir().unwrap();
-        let log = dir.path().join("audit.log");
-        append(&log, "one\n");
-        let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
-        assert_eq!(texts(&everything(&mut reader)), ["one"]);
-        let mut held = OpenOptions::new().append(true).open(&log).unwrap();
+        let (log, mut reader, mut held) = written_to(dir.path());
         // What was written before is no sign.
         held.write_all(b"two\n").unwrap();
         if removed {
@@ -245,10 +247,8 @@ fn a_log_moved_away_with_nothing_or_an_empty_file_in_its_place_is_told_once_it_i
 #[test]
 fn a_log_that_gets_its_name_back_unwritten_is_no_sign() {
     let dir = tempfile::tempdir().unwrap();
-    let (log, aside) = (dir.path().join("audit.log"), dir.path().join("aside"));
-    append(&log, "one\n");
-    let mut reader = Reader::open(Config::new(&log, StartAt::Beginning), None).unwrap();
-    everything(&mut reader);
+    let (log, mut reader, _) = written_to(dir.path());
+    let aside = dir.path().join("aside");
     fs::rename(&log, &aside).unwrap();
     everything(&mut reader);
     fs::rename(&aside, &log).unwrap();

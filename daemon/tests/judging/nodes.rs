@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 
-use picket_model::Status;
+use picket_model::{State, Status};
 use picket_tests::node::Profile;
-use picketd::report::Report;
+use picketd::report::{Form, Report};
 
-use crate::{Node, built_in, rows};
+use crate::{Node, built_in, printed, rows};
 
 const DATA: &str = "/var/lib/rancher/k3s";
 
@@ -273,4 +273,20 @@ fn a_part_of_the_configuration_that_cannot_be_read_leaves_every_flag_unknown() {
     let report = node.scan(&built_in());
     let row = rows(&report, "token-secure-format")[0];
     assert_eq!(row.status, Status::Unknown, "whether it joins another stands in what cannot be read: {row:?}");
+}
+
+#[test]
+fn a_table_of_a_live_node_says_how_much_is_no_proof_of_what_runs() {
+    let mut report = Node::new(Profile::HardenedServer).scan(&built_in());
+    let words = "rows pass by what is on disk";
+    assert!(!printed(&report, Form::Table).contains(words), "in a folder that stands for a node nothing runs");
+    report.node.rooted = false;
+    let told = printed(&report, Form::Table);
+    let alone = report.verdicts.iter().filter(|v| v.status == Status::Pass && v.state == Some(State::Declared)).count();
+    assert!(alone > 50 && told.contains(&format!("{alone} {words}")), "{alone}: {told}");
+    // As it is with the memory of the daemon.
+    for verdict in &mut report.verdicts {
+        verdict.state = verdict.state.map(|_| State::Both);
+    }
+    assert!(!printed(&report, Form::Table).contains(words));
 }

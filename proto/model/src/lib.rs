@@ -10,13 +10,14 @@
 //! | need: what a detection looks for in the audit log | [`DetectionNeed`] |
 //! | event: a numbered change on the node | [`Event`] |
 //!
-//! [`name`] writes names of files as text.
+//! [`name`] writes names of files as text; [`flag_value`] reads values of flags.
 //!
 //! Invariants: nothing here does I/O, waits, looks at a clock or logs. No type here holds a secret.
 
 mod detection;
 mod event;
 mod finding;
+pub mod flag_value;
 mod ids;
 pub mod name;
 mod need;

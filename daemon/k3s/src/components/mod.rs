@@ -13,9 +13,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use picket_model::Role;
+use picket_model::flag_value::{boolean, whole};
 
 use crate::HostFacts;
-use crate::argv::{Given, go_bool, go_number};
+use crate::argv::Given;
 use crate::effective::Flags;
 use crate::files::NodeFiles;
 use crate::options::Known;
@@ -60,11 +61,11 @@ impl<'a> Inputs<'a> {
     }
 
     pub(crate) fn on(&self, name: &str) -> bool {
-        self.text(name).and_then(go_bool).unwrap_or(false)
+        self.text(name).and_then(boolean).unwrap_or(false)
     }
 
     pub(crate) fn number(&self, name: &str) -> Option<i64> {
-        self.text(name).and_then(go_number).filter(|n| *n != 0)
+        self.text(name).and_then(whole).filter(|n| *n != 0)
     }
 
     /// All values of a list option, split at commas as K3s does for some.

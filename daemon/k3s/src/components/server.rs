@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{Defaults, Inputs, UserArg, arg_value, get_args, put};
-use crate::argv::{Given, go_bool, port_range};
+use crate::argv::{Given, port_range};
 use crate::effective::{Flags, Layer, Problem};
 use crate::files::NodeFiles;
+use picket_model::flag_value::boolean;
 
 /// The cipher suites K3s gives port 6443 and the API server unless the user names some.
 const CIPHERS: &str = "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,\
@@ -68,7 +69,7 @@ fn datastore(inputs: &Inputs<'_>, paths: &Paths) -> Datastore {
 pub(crate) fn unseen_datastore(files: &dyn NodeFiles, data_dir: &str, given: &[Given]) -> Option<Problem> {
     let last = |name: &str| given.iter().rev().find(|g| g.known && g.name == name).map(|g| g.value.as_str());
     let set = |name: &str| last(name).is_some_and(|value| !value.is_empty());
-    if set("datastore-endpoint") || set("server") || last("cluster-init").and_then(go_bool) == Some(true) {
+    if set("datastore-endpoint") || set("server") || last("cluster-init").and_then(boolean) == Some(true) {
         return None;
     }
     let path = format!("{data_dir}/server/db/etcd/member");

@@ -10,7 +10,7 @@ mod tagged;
 
 pub(crate) use parse::{Document, load};
 pub(crate) use print::{to_json, to_text};
-pub(crate) use scalar::{float_text, go_int, resolve};
+pub(crate) use scalar::{float_text, resolve};
 
 use std::rc::Rc;
 

@@ -1,5 +1,7 @@
 //! What an unquoted scalar means in go-yaml v2, and how Go prints numbers.
 
+use picket_model::flag_value::integer;
+
 use super::Value;
 
 /// The value of a scalar without quotes and without a tag.
@@ -47,42 +49,13 @@ fn number(raw: &str) -> Value {
         return Value::Float(special);
     }
     let plain = raw.replace('_', "");
-    if let Some(int) = go_int(&plain) {
+    if let Some(int) = integer(&plain) {
         return Value::Int(int);
     }
     if let Some(float) = float(&plain) {
         return Value::Float(float);
     }
     text(raw)
-}
-
-/// An integer as Go's `ParseInt` and `ParseUint` with base 0 read it, underscores already gone.
-pub(crate) fn go_int(text: &str) -> Option<i128> {
-    let (negative, signed, digits) = match text.as_bytes().first() {
-        Some(b'-') => (true, true, text.get(1..)?),
-        Some(b'+') => (false, true, text.get(1..)?),
-        _ => (false, false, text),
-    };
-    let lower = digits.to_ascii_lowercase();
-    let (base, digits) = if let Some(rest) = lower.strip_prefix("0x") {
-        (16, rest)
-    } else if let Some(rest) = lower.strip_prefix("0o") {
-        (8, rest)
-    } else if let Some(rest) = lower.strip_prefix("0b") {
-        (2, rest)
-    } else if lower.len() > 1 && lower.starts_with('0') {
-        (8, lower.get(1..)?)
-    } else {
-        (10, lower.as_str())
-    };
-    if digits.is_empty() || digits.starts_with(['+', '-']) {
-        return None;
-    }
-    let magnitude = i128::from(u64::from_str_radix(digits, base).ok()?);
-    let value = if negative { -magnitude } else { magnitude };
-    // Without a sign up to 64 bits unsigned, with one only what fits a signed number.
-    let fits = if signed { i64::try_from(value).is_ok() } else { true };
-    fits.then_some(value)
 }
 
 /// A float of the form go-yaml accepts: digits, a point, an exponent. What does not fit is none.
