@@ -19,6 +19,9 @@ use crate::row::Row;
 use crate::snapshot::AuditLogFacts;
 use crate::values::seconds;
 
+/// A name no rule can know: it stands for any subresource.
+const ANY_SUBRESOURCE: &str = "any-subresource";
+
 /// Judges a control on the audit policy.
 pub(crate) fn policy(ctx: Context<'_>, control: &Control) -> Vec<Row> {
     if control.expected.op == Op::ModeAtMost {
@@ -112,10 +115,9 @@ fn levels(control: &Control, policy: &AuditPolicy, path: &str) -> Vec<Row> {
                 Some((resource, sub)) => (resource, Some(sub)),
                 None => (resource.as_str(), None),
             };
-            // A name no rule can know stands for any subresource.
-            let subs: &[Option<&str>] = if any_subresource { &[sub, Some("any-subresource")] } else { &[sub] };
+            let subs: &[Option<&str>] = if any_subresource { &[sub, Some(ANY_SUBRESOURCE)] } else { &[sub] };
             let mut requests = Requests::on(policy);
-            let mut worst: Option<(Met<'_>, &str)> = None;
+            let mut worst: Option<(Met<'_>, &str, Option<&str>)> = None;
             let mut excepted = None;
             for sub in subs {
                 for verb in verbs.iter().filter(|verb| verb_fits(*sub, verb)) {
@@ -127,11 +129,11 @@ fn levels(control: &Control, policy: &AuditPolicy, path: &str) -> Vec<Row> {
                             }
                             continue;
                         }
-                        let worse = worst.as_ref().is_none_or(|(seen, _)| {
+                        let worse = worst.as_ref().is_none_or(|(seen, ..)| {
                             if maximum { met.level > seen.level } else { met.level < seen.level }
                         });
                         if worse {
-                            worst = Some((met, verb));
+                            worst = Some((met, verb, *sub));
                         }
                     }
                 }
@@ -143,7 +145,7 @@ fn levels(control: &Control, policy: &AuditPolicy, path: &str) -> Vec<Row> {
                 (group, Some(sub)) => format!("{resource}.{group}/{sub}"),
             };
             let subject = format!("{path} {name}");
-            let Some((met, verb)) = worst else {
+            let Some((met, verb, sub)) = worst else {
                 rows.push(Row::unknown(subject, "no request was simulated"));
                 continue;
             };
@@ -156,6 +158,9 @@ fn levels(control: &Control, policy: &AuditPolicy, path: &str) -> Vec<Row> {
                 format!("at least {} but for components of the cluster (rule {rule})", met.level.as_str())
             } else if good {
                 format!("{} {} everywhere", if maximum { "at most" } else { "at least" }, met.level.as_str())
+            } else if sub == Some(ANY_SUBRESOURCE) {
+                // A rule for a resource is none for what lies below it.
+                format!("{verb} of {resource}/* can be logged at {}: {place}", met.level.as_str())
             } else {
                 format!("{verb} can be logged at {}: {place}", met.level.as_str())
             };

@@ -220,6 +220,21 @@ fn what_components_do_unlogged_is_not_called_logged() {
 }
 
 #[test]
+fn a_rule_for_secrets_is_none_for_what_lies_below_them() {
+    let control = "audit-policy-secrets-metadata-only";
+    let judge = |resources: &str| {
+        let first = format!("level: Metadata, resources: [{{group: '', resources: [{resources}]}}]");
+        let verdicts = judged(&format!("rules: [{{{first}}}, {{level: RequestResponse}}]"));
+        let row = rows(&verdicts, control)[0];
+        (row.status, row.observed.clone())
+    };
+    let (status, words) = judge("secrets");
+    assert!(status == Fail && words.contains("of secrets/* can be logged at RequestResponse: rule 2"), "{words}");
+    // As the remedy says.
+    assert_eq!(judge("secrets, 'secrets/*'").0, Pass);
+}
+
+#[test]
 fn what_the_api_server_refuses_is_no_policy() {
     for (text, words) in [
         ("rules: [{level: Metadata}]", "kind must be Policy"),
