@@ -261,6 +261,9 @@ impl Detector {
 
     /// The rule that says so when a body could not be read. Which bodies the others ask for is known only after them.
     fn unread(&self, view: &View<'_>, hits: &[usize]) -> Option<usize> {
+        if view.event.request_object.is_none() && view.event.response_object.is_none() {
+            return None;
+        }
         for rule in hits.iter().filter_map(|at| self.rules.get(*at)) {
             // How severe a hit is may hang on a body that the rule itself does not ask for.
             let _ = rule.severity_of(view);

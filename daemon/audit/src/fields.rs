@@ -319,9 +319,7 @@ impl<'e> View<'e> {
                 Some(Ok(IpAddr::V6(_))) => "6",
                 _ => "",
             })),
-            "loopback" => {
-                EventValue::Bool(self.ip().is_some_and(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())))
-            }
+            "loopback" => EventValue::Bool(self.is_from_loopback()),
             "public_ip" => EventValue::Bool(self.is_from_public_ip()),
             "outside_cluster" => EventValue::Bool(self.ip().is_some_and(|ip| self.is_outside_cluster(ip))),
             "ua" | "userAgent" => text(some(&event.user_agent)),
@@ -411,6 +409,13 @@ impl<'e> View<'e> {
     fn code_and_decision(&self, code: i64) -> EventValue<'_> {
         let word = if self.flag(Flags::DENIED) { "FORBID" } else { "ALLOW" };
         EventValue::Array(vec![EventValue::Int(code), EventValue::Str(Cow::Borrowed(word))])
+    }
+
+    /// Whether the request came from the machine itself.
+    pub(crate) fn is_from_loopback(&self) -> bool {
+        let own = |ip: &str| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        // Most addresses are seen not to be without being read.
+        self.ip().is_some_and(|ip| (ip.starts_with("127.") || ip.contains(':')) && own(ip))
     }
 
     /// Whether the address is one the whole world can reach, and none of the cluster's own.

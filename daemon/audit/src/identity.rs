@@ -21,7 +21,7 @@ pub(crate) fn is_core(text: &str) -> bool {
 /// Whether a user agent is written as those of K3s' own components are: `k3s/v1.36.2+k3s1 (linux/amd64) kubernetes/…`,
 /// with any base name of the program, and no kubectl. It says who is not K3s, never who is.
 pub(crate) fn is_component(agent: &str) -> bool {
-    !agent.starts_with("kubectl") && agent.contains(" (")
+    !agent.starts_with("kubectl") && memchr::memmem::find(agent.as_bytes(), b" (").is_some()
 }
 
 /// Accounts of kube-system that the in-process controller manager uses, without their common start.

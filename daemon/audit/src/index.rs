@@ -183,6 +183,7 @@ fn demand_item(item: &CompiledDetectionItem, facts: &mut Facts) {
     }
     let fact = match (name, shape) {
         ("public_ip", Shape::Bool(true)) => Some(Fact::PublicAddress),
+        ("loopback", Shape::Bool(own)) => Some(Fact::Loopback(own)),
         (
             name,
             Shape::Bool(true)
@@ -227,6 +228,7 @@ fn refuse(search: &CompiledDetection, facts: &mut Facts) {
             let Some(name) = item.field.as_deref() else { return };
             match (Flags::bit(name), Shape::of(item)) {
                 (Some(bit), Shape::Bool(true)) => facts.unset |= bit,
+                (None, Shape::Bool(true)) if name == "loopback" => facts.others.push(Fact::Loopback(false)),
                 // An expression matches fewer texts than begin as it does.
                 (None, Shape::Prefixes(words))
                     if Shape::is_only_start(&item.matcher) && words.iter().all(|word| word.is_ascii()) =>

@@ -173,8 +173,8 @@ impl Detector {
                 Kind::Distinct => {
                     let threshold = rule.threshold_of(view);
                     weight(&window.waiting) >= threshold
-                        && different(&window.waiting) >= threshold
                         && besides(stateful, &window.waiting)
+                        && different(&window.waiting) >= threshold
                 }
                 Kind::Compare => window.waiting.len() > 1,
                 Kind::Sequence => led && value == 1,

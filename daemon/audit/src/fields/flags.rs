@@ -50,6 +50,7 @@ flags! {
     ANNOTATED = "annotated", 20;
     ERROR = "error", 21;
     BLOCKED = "blocked_address", 22;
+    COMPONENT = "component", 23;
 }
 
 impl Flags {
@@ -106,7 +107,9 @@ impl View<'_> {
         flags.set(Flags::IMPERSONATED, imp.is_some());
         let agent = some(&self.event.user_agent);
         // A certificate of K3s used by another program is not K3s.
-        flags.set(Flags::CORE, imp.is_none() && is_core(user) && agent.is_none_or(is_component));
+        let component = agent.is_some_and(is_component);
+        flags.set(Flags::COMPONENT, component);
+        flags.set(Flags::CORE, imp.is_none() && is_core(user) && (component || agent.is_none()));
         if let Some(account) = actor.strip_prefix(KUBE_SYSTEM) {
             flags.set(Flags::PACKAGED, is_packaged_account(account));
             flags.set(Flags::HELM_JOB, account.starts_with("helm-"));

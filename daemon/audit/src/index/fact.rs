@@ -90,6 +90,8 @@ pub(crate) enum Fact {
     Body,
     /// The address is a public one.
     PublicAddress,
+    /// The address is, or is not, the machine's own.
+    Loopback(bool),
     /// All facts of one of these hold.
     OneOf(Vec<Facts>),
 }
@@ -125,6 +127,7 @@ impl Fact {
             }),
             Self::Body => view.event.request_object.is_some() || view.event.response_object.is_some(),
             Self::PublicAddress => view.is_from_public_ip(),
+            Self::Loopback(own) => view.is_from_loopback() == *own,
             Self::OneOf(branches) => branches.iter().any(|facts| {
                 facts.resources.as_ref().is_none_or(|words| view.res().is_some_and(|res| is_one_of(res, words)))
                     && facts.hold(view)
